@@ -1,0 +1,1 @@
+"""Vector-quantized image generation in JAX."""

@@ -1,0 +1,1 @@
+"""Pixels, labels and captions in: one file per source."""

@@ -1,0 +1,1 @@
+"""Images or ids -> numbers: one file per metric, each a fold."""

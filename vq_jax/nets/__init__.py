@@ -1,0 +1,1 @@
+"""(z, t, cond) -> logits [b n K]: one file per network."""

@@ -1,0 +1,1 @@
+"""Arithmetic with no opinion about models."""

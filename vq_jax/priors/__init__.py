@@ -1,0 +1,1 @@
+"""What is learnt over ids: one file per system."""

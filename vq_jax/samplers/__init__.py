@@ -1,0 +1,1 @@
+"""Noise -> ids: one file per algorithm."""

@@ -1,0 +1,45 @@
+"""The words every other file uses.
+
+Axis letters, one each, everywhere:
+
+  b batch   n tokens (h*w, raster order)   h w spatial   c channels   d features
+  m text tokens   K codebook size          a attention heads
+
+Symbols: x clean ids [b n] in 0..K-1; z corrupted state, ids [b n] in 0..K with
+MASK = K, or embeddings [b n d]; t, s times in [0, 1] with s < t, t = 1 is noise.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Key = jax.Array  # A typed PRNG key, shape ().
+Params = Mapping[str, Any]
+Batch = Mapping[str, Any]  # Arrays with a leading batch axis b.
+Metrics = dict[str, Array]
+
+
+class Condition(NamedTuple):
+  """What an image should show. A field that is None is not conditioned on.
+
+  Attributes:
+    label: class ids [b], int32.
+    text: text features [b m d], float32.
+  """
+
+  label: Array | None = None
+  text: Array | None = None
+
+
+class Model(NamedTuple):
+  """A network as priors and samplers see it: weights, condition closed over.
+
+  Attributes:
+    denoise: (z, t [b]) -> logits [b n K] over the *clean* token, float32.
+    codes: learnt embeddings [K d]; None for priors over ids.
+  """
+
+  denoise: Callable[[Array, Array], Array]
+  codes: Array | None = None
