@@ -1,0 +1,89 @@
+"""Model -> Model: everything that changes what a network says. They compose.
+
+Order used by `pipeline.py`, as in arXiv:2205.16007: guidance, then truncation,
+then temperature.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from vq_jax.types import Array, Model
+
+# A logit that is never drawn. Finite, since 0 * -inf is NaN.
+NEVER = -1e9
+
+
+def temper(model: Model, temperature: float) -> Model:
+  """p^(1 / temperature), renormalised; 1 changes nothing.
+
+  Raises:
+    ValueError: temperature <= 0.
+  """
+  if temperature <= 0:
+    raise ValueError(f"temperature must be positive, not {temperature}.")
+  if temperature == 1:
+    return model
+  return model._replace(
+      denoise=lambda z, t: model.denoise(z, t) / temperature
+  )
+
+
+def truncate(
+    model: Model, *, top_p: float = 1.0, top_k: int | None = None
+) -> Model:
+  """Draws only among the most probable tokens; ties with the last one stay.
+
+  Args:
+    model: any model.
+    top_p: nucleus (arXiv:1904.09751): the smallest set with at least this mass.
+    top_k: at most this many tokens.
+
+  Raises:
+    ValueError: top_p outside (0, 1] or top_k < 1.
+  """
+  if not 0 < top_p <= 1:
+    raise ValueError(f"top_p must be in (0, 1], not {top_p}.")
+  if top_k is not None and top_k < 1:
+    raise ValueError(f"top_k must be at least 1, not {top_k}.")
+
+  def denoise(z: Array, t: Array) -> Array:
+    return _keep_likely(model.denoise(z, t), top_p, top_k)
+
+  # 1.0 must be exact: a float32 cumulative sum would drop the tail.
+  if top_p == 1 and top_k is None:
+    return model
+  return model._replace(denoise=denoise)
+
+
+def _keep_likely(logits: Array, top_p: float, top_k: int | None) -> Array:
+  probs = jax.nn.softmax(logits)
+  ranked = jnp.sort(probs, -1, descending=True)
+  kept = jnp.ones_like(ranked, bool)
+  if top_p < 1:
+    kept &= jnp.cumsum(ranked, -1) - ranked < top_p  # Mass before the token.
+  if top_k is not None:
+    kept &= jnp.arange(ranked.shape[-1]) < top_k
+  smallest = jnp.min(jnp.where(kept, ranked, 2.0), -1, keepdims=True)
+  return jnp.where(probs >= smallest, logits, NEVER)
+
+
+def guide(pair: Model, scale: float) -> Model:
+  """Classifier-free guidance (arXiv:2205.16007, eq. 6 and 8) in one call.
+
+  log p = log p(x | null) + (scale + 1) (log p(x | cond) - log p(x | null)).
+
+  Args:
+    pair: a model over a batch of 2b whose first half is conditional and whose
+      second half is unconditional.
+    scale: the paper's s; 0 is the conditional model.
+
+  Returns:
+    A model over a batch of b.
+  """
+
+  def denoise(z: Array, t: Array) -> Array:
+    twice = pair.denoise(jnp.concatenate([z, z]), jnp.concatenate([t, t]))
+    given, free = jnp.split(jax.nn.log_softmax(twice), 2)
+    return jax.nn.log_softmax(free + (scale + 1.0) * (given - free))
+
+  return pair._replace(denoise=denoise)
