@@ -23,13 +23,11 @@ def temper(model: Model, temperature: float) -> Model:
     raise ValueError(f"temperature must be positive, not {temperature}.")
   if temperature == 1:
     return model
-  return model._replace(
-      denoise=lambda z, t: model.denoise(z, t) / temperature
-  )
+  return model._replace(denoise=lambda z, t: model.denoise(z, t) / temperature)
 
 
 def truncate(
-    model: Model, *, top_p: float = 1.0, top_k: int | None = None
+  model: Model, *, top_p: float = 1.0, top_k: int | None = None
 ) -> Model:
   """Draws only among the most probable tokens; ties with the last one stay.
 

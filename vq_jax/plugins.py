@@ -31,55 +31,77 @@ def unknown(name: str, legal: Iterable[str], what: str) -> str:
   return f"{what} {name!r}.{hint} Choices: {', '.join(legal)}."
 
 
-def call(
-    function: Callable[..., Any],
-    section: Mapping[str, Any],
-    where: str,
-    /,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-  """function(*args, **section, **kwargs), after a check of the section's keys.
+def check(
+  function: Callable[..., Any],
+  section: Mapping[str, Any],
+  where: str,
+  given: Iterable[str] = (),
+) -> None:
+  """Refuses keys of a config section that `function` does not take.
 
   Args:
     function: a constructor or function whose parameters are the legal keys.
     section: the config section, without `name`.
     where: how the user calls that section, such as "config.prior".
-    *args: positional arguments that do not come from the config.
-    **kwargs: keyword arguments that do not come from the config.
-
-  Returns:
-    What `function` returns.
+    given: parameters that do not come from the config.
 
   Raises:
-    ValueError: a key that `function` does not take, with the nearest legal one,
-      or a required key that is missing.
+    ValueError: an unknown key, with the nearest legal one, or a missing one.
   """
   parameters = inspect.signature(function).parameters
-  legal = set(parameters) - {"parent", "name", *kwargs}
+  # Linen modules take `parent` and `name`, which no config may set.
+  legal = {
+    name: parameter
+    for name, parameter in parameters.items()
+    if name not in {"parent", "name", *given}
+    and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+  }
   for key in section:
     if key not in legal:
       raise ValueError(unknown(key, legal, f"{where} has no key"))
-  try:
-    inspect.signature(function).bind(*args, **section, **kwargs)
-  except TypeError as error:
-    raise ValueError(f"{where}: {error}.") from error
-  return function(*args, **section, **kwargs)
+  for key, parameter in legal.items():
+    if parameter.default is parameter.empty and key not in section:
+      raise ValueError(f"{where} needs the key {key!r}.")
+
+
+def call(
+  function: Callable[..., Any],
+  section: Mapping[str, Any],
+  where: str,
+  /,
+  *args: Any,
+) -> Any:
+  """function(*args, **section), after `check`; args come first, by position."""
+  parameters = list(inspect.signature(function).parameters)
+  check(function, section, where, given=parameters[: len(args)])
+  return function(*args, **section)
 
 
 def build(
-    kind: str, attribute: str, section: Mapping[str, Any], **kwargs: Any
+  kind: str,
+  attribute: str,
+  section: Mapping[str, Any],
+  where: str,
+  /,
+  *args: Any,
 ) -> Any:
   """`section["name"]` picks the file; every other key is an argument.
 
-  build("priors", "Prior", {"name": "absorbing", "vocab_size": 512}) is
-  vq_jax.priors.absorbing.Prior(vocab_size=512).
+  build("priors", "Prior", {"name": "absorbing", "vocab_size": 512},
+  "config.prior") is vq_jax.priors.absorbing.Prior(vocab_size=512). Lists become
+  tuples, since a config read back from JSON has no tuples.
+
+  Raises:
+    ValueError: no name, an unknown name, or a key that is not an argument.
   """
-  section = dict(section)
-  where = f"config.{attribute.lower()}"
+  section = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in section.items()
+  }
   if "name" not in section:
-    raise ValueError(
-        f"{where} needs a name. Choices: {', '.join(available(kind))}."
-    )
+    choices = ", ".join(available(kind))
+    raise ValueError(f"{where} needs a name. Choices: {choices}.")
   module = resolve(kind, section.pop("name"))
-  return call(getattr(module, attribute), section, where, **kwargs)
+  if not hasattr(module, attribute):
+    raise ValueError(f"{module.__name__} cannot be used as {where}.")
+  return call(getattr(module, attribute), section, where, *args)

@@ -1,7 +1,9 @@
-"""alpha(t): the probability that a token survives to time t, and time grids.
+"""Masking ratios over time, and time grids.
 
-Every schedule maps t in [0, 1] to alpha with alpha(0) = 1 and alpha(1) = 0,
-decreasing. Slopes come from `jax.grad`, never from a second formula.
+A schedule maps t in [0, 1] to the probability 1 - alpha(t) that a token is
+masked by then, from 0 at t = 0 to 1 at t = 1, rising. The ratio and not alpha is
+what is written down: the ELBO divides by it, and 1 - alpha has no correct digit
+left near t = 0. Slopes come from `jax.grad`, never from a second formula.
 """
 
 from collections.abc import Callable
@@ -16,40 +18,36 @@ Schedule = Callable[[Array], Array]
 
 
 def linear(t: Array) -> Array:
-  """alpha = 1 - t (arXiv:2111.12701, section 3: mask probability t/T)."""
-  return 1.0 - t
+  """1 - alpha = t (arXiv:2111.12701, section 3: mask probability t/T)."""
+  return t
 
 
 def cosine(t: Array) -> Array:
-  """alpha = 1 - sin(pi t / 2) (arXiv:2406.04329, table 4).
-
-  MD4 writes 1 - cos(pi (1 - t) / 2); the sine keeps full float32 precision in
-  1 - alpha near t = 0, where the ELBO divides by it.
-  """
-  return 1.0 - jnp.sin(0.5 * jnp.pi * t)
+  """1 - alpha = sin(pi t / 2) = cos(pi (1 - t) / 2) (arXiv:2406.04329)."""
+  return jnp.sin(0.5 * jnp.pi * t)
 
 
 def square(t: Array) -> Array:
-  """alpha = 1 - t^2 (polynomial schedule of arXiv:2406.04329, table 4)."""
-  return 1.0 - jnp.square(t)
+  """1 - alpha = t^2 (polynomial schedule of arXiv:2406.04329)."""
+  return jnp.square(t)
 
 
-ALPHAS: dict[str, Schedule] = {
-    "linear": linear,
-    "cosine": cosine,
-    "square": square,
+MASKED: dict[str, Schedule] = {
+  "linear": linear,
+  "cosine": cosine,
+  "square": square,
 }
 
 
-def alpha(name: str) -> Schedule:
+def masked(name: str) -> Schedule:
   """The schedule called `name`; ValueError lists the choices."""
-  if name not in ALPHAS:
-    raise ValueError(plugins.unknown(name, ALPHAS, "There is no schedule"))
-  return ALPHAS[name]
+  if name not in MASKED:
+    raise ValueError(plugins.unknown(name, MASKED, "There is no schedule"))
+  return MASKED[name]
 
 
 def slope(schedule: Schedule, t: Array) -> Array:
-  """d alpha / dt at each t [b] -> [b]."""
+  """The derivative of a schedule at each t [b] -> [b]."""
   return jax.vmap(jax.grad(schedule))(t)
 
 

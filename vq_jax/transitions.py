@@ -28,10 +28,9 @@ class Kernel(NamedTuple):
   def wide(self, rank: int) -> "Kernel":
     """The same kernel with trailing axes, to broadcast against rank `rank`."""
     return Kernel(
-        *(
-            jnp.reshape(p, jnp.shape(p) + (1,) * (rank - jnp.ndim(p)))
-            for p in self
-        )
+      *(
+        jnp.reshape(p, jnp.shape(p) + (1,) * (rank - jnp.ndim(p))) for p in self
+      )
     )
 
 
@@ -40,9 +39,9 @@ def identity() -> Kernel:
   return Kernel(jnp.float32(1.0), jnp.float32(0.0), jnp.float32(0.0))
 
 
-def absorbing(alpha: Array) -> Kernel:
-  """The cumulative kernel that keeps with probability alpha, else masks."""
-  return Kernel(alpha, jnp.zeros_like(alpha), 1.0 - alpha)
+def absorbing(masked: Array) -> Kernel:
+  """The cumulative kernel that masks with that probability, else keeps."""
+  return Kernel(1.0 - masked, jnp.zeros_like(masked), masked)
 
 
 def between(s: Kernel, t: Kernel) -> Kernel:
@@ -52,13 +51,19 @@ def between(s: Kernel, t: Kernel) -> Kernel:
   1 - c = (1 - cbar_t) / (1 - cbar_s). A ratio 0/0 means that nothing is left
   to keep (or to mask); it is read as 0.
   """
-  keep = _ratio(t.keep, s.keep)
-  alive = _ratio(t.keep + t.uniform, s.keep + s.uniform)
-  return Kernel(keep, jnp.maximum(alive - keep, 0.0), 1.0 - alive)
+  alive = s.keep + s.uniform
+  # Not (1 - keep - mask): where the noise is one in a million, as in released
+  # schedules, that difference of numbers near 1 is float32 rounding.
+  uniform = t.uniform * s.keep - s.uniform * t.keep
+  return Kernel(
+    keep=_ratio(t.keep, s.keep),
+    uniform=_ratio(jnp.maximum(uniform, 0.0), s.keep * alive),
+    mask=_ratio(t.mask - s.mask, alive),
+  )
 
 
 def dense(kernel: Kernel, num_codes: int) -> Array:
-  """The transition matrix [K + 1, K + 1] of a scalar kernel: from row to column.
+  """The matrix [K + 1, K + 1] of a scalar kernel: from row to column.
 
   Rows sum to one. Index K is the mask.
   """
@@ -96,7 +101,7 @@ def posterior(s: Kernel, t: Kernel, probs: Array, z: Array) -> Array:
   Args:
     s: cumulative kernel at the earlier time.
     t: cumulative kernel at the later time.
-    probs: p(x | z_t) [b n K]; need not be normalised: the result sums to its sum.
+    probs: p(x | z_t) [b n K], of any sum; the result has the same sum.
     z: z_t [b n], ids in 0..K.
 
   Returns:
@@ -108,25 +113,26 @@ def posterior(s: Kernel, t: Kernel, probs: Array, z: Array) -> Array:
   total = jnp.sum(probs, -1, keepdims=True)
 
   masked = jnp.concatenate(
-      [
-          _ratio(step.mask, t.mask)
-          * (s.keep * probs + s.uniform / num_codes * total),
-          _ratio(s.mask, t.mask) * total,
-      ],
-      -1,
+    [
+      _ratio(step.mask, t.mask)
+      * (s.keep * probs + s.uniform / num_codes * total),
+      _ratio(s.mask, t.mask) * total,
+    ],
+    -1,
   )
 
   # z_t is a code j. Bayes' rule for x = j, then for every other x.
   noise = step.uniform / num_codes
   here = t.keep + t.uniform / num_codes  # q(z_t = j | x = j)
-  back = _ratio(step.uniform, t.uniform)  # q(z_t = j | z_s != j) / q(.. | x != j)
+  back = _ratio(
+    step.uniform, t.uniform
+  )  # q(z_t = j | z_s != j) / q(.. | x != j)
   j = jax.nn.one_hot(z, num_codes)
   p_j = jnp.sum(j * probs, -1, keepdims=True)
   s_noise = s.uniform / num_codes
-  moved = (
-      back * (s.keep * probs + s_noise * (total - p_j))
-      + p_j * noise * _ratio(s_noise, here)
-  )
+  moved = back * (
+    s.keep * probs + s_noise * (total - p_j)
+  ) + p_j * noise * _ratio(s_noise, here)
   from_here = _ratio((step.keep + noise) * (s.keep + s_noise), here)
   stay = 1.0 - back * (s.keep + (num_codes - 1) * s_noise)
   stayed = p_j * from_here + (total - p_j) * stay

@@ -5,8 +5,8 @@ Axis letters, one each, everywhere:
   b batch   n tokens (h*w, raster order)   h w spatial   c channels   d features
   m text tokens   K codebook size          a attention heads
 
-Symbols: x clean ids [b n] in 0..K-1; z corrupted state, ids [b n] in 0..K with
-MASK = K, or embeddings [b n d]; t, s times in [0, 1] with s < t, t = 1 is noise.
+Symbols: x clean ids [b n] in 0..K-1; z corrupted state, ids [b n] in 0..K
+with MASK = K, or embeddings [b n d]; t, s times in [0, 1], s < t, 1 is noise.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Absorbing diffusion over codes (Unleashing Transformers, arXiv:2111.12701)."""
+"""Absorbing diffusion of codes (Unleashing Transformers, arXiv:2111.12701)."""
 
 import dataclasses
 import math
@@ -17,17 +17,17 @@ EARLIEST = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Prior:
-  """Tokens decay to one mask symbol: q(z_t | x) = alpha_t x + (1 - alpha_t) mask.
+  """q(z_t | x) = alpha_t x + (1 - alpha_t) mask: tokens decay to one symbol.
 
   Attributes:
     vocab_size: K; the mask is index K.
     loss_weight: what the masked cross-entropy is multiplied with, by time:
       "elbo": the bound itself, in bits per token.
       "reweighted": (T - t + 1) / T, eq. 7 of the paper.
-      "reweighted_released": 1 - t / T, as the authors' code has it: one step off,
-        so that t = T is not trained at all.
+      "reweighted_released": 1 - t / T, as the authors' code has it: one step
+        off, so that t = T is not trained at all.
       "mlm": 1 / (number of masked tokens), in nats per masked token.
-    schedule: survival alpha(t), a name in `schedules.ALPHAS`.
+    schedule: the masking ratio 1 - alpha(t), a name in `schedules.MASKED`.
     time_steps: T, the number of times that are trained; None is continuous
       time (arXiv:2406.04329), the limit of large T.
     masking: "bernoulli" masks each token with probability 1 - alpha_t; "exact"
@@ -43,19 +43,19 @@ class Prior:
   bound_times: int = 8
 
   def __post_init__(self):
-    schedules.alpha(self.schedule)
+    schedules.masked(self.schedule)
     if self.loss_weight not in _WEIGHTS:
       raise ValueError(
-          plugins.unknown(self.loss_weight, _WEIGHTS, "There is no loss_weight")
+        plugins.unknown(self.loss_weight, _WEIGHTS, "There is no loss_weight")
       )
     if self.masking not in _MASKINGS:
       raise ValueError(
-          plugins.unknown(self.masking, _MASKINGS, "There is no masking")
+        plugins.unknown(self.masking, _MASKINGS, "There is no masking")
       )
 
   def kernel(self, t: Array) -> transitions.Kernel:
     """The cumulative kernel at time t."""
-    return transitions.absorbing(schedules.alpha(self.schedule)(t))
+    return transitions.absorbing(schedules.masked(self.schedule)(t))
 
   def corrupt(self, key: Key, model: Model | None, x: Array, t: Array) -> Array:
     """z ~ q(z_t | x).  x: ids [b n], t: [b] -> ids [b n]."""
@@ -75,7 +75,7 @@ class Prior:
     return before / self.time_steps, (before + 1) / self.time_steps
 
   def cost(
-      self, logits: Array, z: Array, x: Array, s: Array, t: Array
+    self, logits: Array, z: Array, x: Array, s: Array, t: Array
   ) -> tuple[Array, Array]:
     """Per-example loss and ELBO term, both [b].
 
@@ -99,9 +99,9 @@ class Prior:
     return weight * per_token, _elbo(self, masked, s, t) * per_token
 
   def loss(
-      self, key: Key, model: Model, x: Array, *, target: Model | None = None
+    self, key: Key, model: Model, x: Array, *, target: Model | None = None
   ) -> tuple[Array, Metrics]:
-    """One random time per example, stratified over the batch. -> (scalar, metrics).
+    """One time per example, stratified over the batch. -> (scalar, metrics).
 
     x: clean ids [b n].
     """
@@ -114,15 +114,15 @@ class Prior:
     loss, bits = self.cost(model.denoise(z, t), z, x, s, t)
     masked = jnp.mean(z == self.vocab_size)
     return loss.mean(), {
-        "bits_per_token": bits.mean(),
-        "masked_fraction": masked,
+      "bits_per_token": bits.mean(),
+      "masked_fraction": masked,
     }
 
   def bits(self, key: Key, model: Model, x: Array) -> Array:
     """Unbiased upper bound on -log2 p(x) / n: bits per token [b], x [b n].
 
-    `bound_times` stratified times per example; with `time_steps` = T of them every
-    t = 1..T is visited once, as in arXiv:2111.12701, eq. 5.
+    `bound_times` stratified times per example; with `time_steps` = T of them
+    every t = 1..T is visited once, as in arXiv:2111.12701, eq. 5.
     """
 
     def one(i: Array) -> Array:
@@ -140,7 +140,7 @@ class Prior:
     return jnp.full(shape, self.vocab_size, jnp.int32)
 
   def reverse(
-      self, key: Key, model: Model, z: Array, t: Array, s: Array
+    self, key: Key, model: Model, z: Array, t: Array, s: Array
   ) -> Array:
     """z_s ~ p(z_s | z_t), s < t scalars.  z: ids [b n] -> ids [b n]."""
     key_reveal, key_token = jax.random.split(key)
@@ -149,12 +149,12 @@ class Prior:
     return self.reveal(jax.random.uniform(key_reveal, z.shape), token, z, t, s)
 
   def reveal(
-      self, u: Array, token: Array, z: Array, t: Array, s: Array
+    self, u: Array, token: Array, z: Array, t: Array, s: Array
   ) -> Array:
     """Writes `token` where a mask is lifted between t and s.
 
-    A mask is lifted with probability (alpha_s - alpha_t) / (1 - alpha_t): 1/t for
-    one step of T (arXiv:2111.12701, section 3.1), exactly 1 at s = 0.
+    A mask is lifted with probability (alpha_s - alpha_t) / (1 - alpha_t): 1/t
+    for one step of T (arXiv:2111.12701, section 3.1), exactly 1 at s = 0.
     u: uniform [b n]; token, z: ids [b n] -> ids [b n].
     """
     remask = self.kernel(s).mask / self.kernel(t).mask
@@ -167,29 +167,29 @@ class Prior:
     return z
 
 
-def _elbo(prior: Prior, masked: Array, s: Array, t: Array) -> Array:
-  del masked
+def _elbo(prior: Prior, hidden: Array, s: Array, t: Array) -> Array:
+  del hidden
   if prior.time_steps is None:
-    alpha = schedules.alpha(prior.schedule)
-    return -schedules.slope(alpha, t) / prior.kernel(t).mask
+    masked = schedules.masked(prior.schedule)
+    return schedules.slope(masked, t) / masked(t)
   lifted = 1.0 - prior.kernel(s).mask / prior.kernel(t).mask
   return prior.time_steps * lifted
 
 
-def _reweighted(prior: Prior, masked: Array, s: Array, t: Array) -> Array:
-  del prior, masked, t
+def _reweighted(prior: Prior, hidden: Array, s: Array, t: Array) -> Array:
+  del prior, hidden, t
   return 1.0 - s
 
 
-def _released(prior: Prior, masked: Array, s: Array, t: Array) -> Array:
-  del prior, masked, s
+def _released(prior: Prior, hidden: Array, s: Array, t: Array) -> Array:
+  del prior, hidden, s
   return 1.0 - t
 
 
-def _mlm(prior: Prior, masked: Array, s: Array, t: Array) -> Array:
+def _mlm(prior: Prior, hidden: Array, s: Array, t: Array) -> Array:
   del prior, s, t
-  n = masked.shape[1]
-  return n * math.log(2.0) / jnp.maximum(jnp.sum(masked, 1), 1)
+  n = hidden.shape[1]
+  return n * math.log(2.0) / jnp.maximum(jnp.sum(hidden, 1), 1)
 
 
 def _bernoulli(key: Key, prob: Array, shape: tuple[int, int]) -> Array:
@@ -203,9 +203,9 @@ def _exact(key: Key, prob: Array, shape: tuple[int, int]) -> Array:
 
 
 _WEIGHTS = {
-    "elbo": _elbo,
-    "reweighted": _reweighted,
-    "reweighted_released": _released,
-    "mlm": _mlm,
+  "elbo": _elbo,
+  "reweighted": _reweighted,
+  "reweighted_released": _released,
+  "mlm": _mlm,
 }
 _MASKINGS = {"bernoulli": _bernoulli, "exact": _exact}

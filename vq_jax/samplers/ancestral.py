@@ -12,13 +12,13 @@ NEEDS = ("start", "reverse", "finish")
 
 
 def sample(
-    key: Key,
-    model: Model,
-    prior: Any,
-    shape: tuple[int, int],
-    *,
-    steps: int,
-    known: Array | None = None,
+  key: Key,
+  model: Model,
+  prior: Any,
+  shape: tuple[int, int],
+  *,
+  steps: int,
+  known: Array | None = None,
 ) -> Array:
   """Draws ids from the chain down the grid 1 = t_0 > ... > t_steps = 0.
 
@@ -38,13 +38,13 @@ def sample(
 
 
 def trajectory(
-    key: Key,
-    model: Model,
-    prior: Any,
-    shape: tuple[int, int],
-    *,
-    steps: int,
-    known: Array | None = None,
+  key: Key,
+  model: Model,
+  prior: Any,
+  shape: tuple[int, int],
+  *,
+  steps: int,
+  known: Array | None = None,
 ) -> Array:
   """Every state of the chain that `sample` would run: z [steps + 1, b n]."""
   _, states = _scan(key, model, prior, shape, steps, known, emit=True)
@@ -52,13 +52,13 @@ def trajectory(
 
 
 def _scan(
-    key: Key,
-    model: Model,
-    prior: Any,
-    shape: tuple[int, int],
-    steps: int,
-    known: Array | None,
-    emit: bool,
+  key: Key,
+  model: Model,
+  prior: Any,
+  shape: tuple[int, int],
+  steps: int,
+  known: Array | None,
+  emit: bool,
 ) -> tuple[Array, Array | None]:
   key_start, key_steps = jax.random.split(key)
   times = schedules.uniform_grid(steps)

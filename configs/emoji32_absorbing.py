@@ -1,0 +1,74 @@
+"""Absorbing diffusion over the 8x8 emoji tokens: the prior of the quickstart.
+
+  python -m vq_jax.main --mode=train --config=configs/emoji32_absorbing.py \
+    --workdir=runs/emoji32/prior
+"""
+
+import ml_collections
+
+from configs import emoji32_vqgan
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Unleashing Transformers (arXiv:2111.12701) at laptop size."""
+  smoke = arg == "smoke"
+  tokenizer = emoji32_vqgan.get_config(arg).tokenizer
+  factor = 2 ** (len(tokenizer.multipliers) - 1)
+  side = tokenizer.image_size // factor
+  c = ml_collections.ConfigDict()
+  c.stage = "prior"
+  c.seed = 0
+  c.steps = 8 if smoke else 3000
+  c.batch = 8 if smoke else 64
+
+  c.data = dict(name="tokens", path="runs/emoji32/tokenizer/tokens")
+
+  c.prior = dict(
+    name="absorbing", vocab_size=tokenizer.vocab_size, loss_weight="elbo"
+  )
+  c.net = dict(
+    name="transformer",
+    vocab_size=tokenizer.vocab_size,
+    grid=(side, side),
+    layers=1 if smoke else 4,
+    width=16 if smoke else 192,
+    heads=2 if smoke else 6,
+    dropout=0.1,
+    remat=False,
+  )
+  c.label_dropout = 0.0  # Of a conditional net: for classifier-free guidance.
+  c.optimizer = dict(
+    lr=1e-3,
+    warmup_steps=100,
+    decay="cosine",
+    b1=0.9,
+    b2=0.99,
+    weight_decay=0.03,
+    clip_norm=1.0,
+  )
+  c.ema = dict(decay=0.999, every=1, warmup=True)
+
+  c.sampler = dict(name="ancestral", steps=4 if smoke else side * side)
+  c.sample = dict(
+    count=8 if smoke else 512,
+    batch=8 if smoke else 64,
+    seed=0,
+    guidance=0.0,
+    top_p=1.0,
+    temperature=1.0,
+  )
+
+  c.mesh = dict(data=-1, fsdp=1, tensor=1)
+  c.every = dict(log=20, evaluate=500, save=500)
+  c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
+  c.evaluate = dict(batch=64, limit=10_000, features="emoji", seed=0)
+  if smoke:
+    c.every = dict(log=2, evaluate=4, save=4)
+    c.evaluate.batch = 8
+  return c
+
+
+def sweep(add):
+  """Sample quality against the number of network calls."""
+  for steps in (4, 8, 16, 32, 64):
+    add({"sampler.steps": steps})

@@ -1,0 +1,170 @@
+"""Turns the rows of a sweep into a Markdown table and a plot.
+
+  python docs/results/tables.py steps
+  python docs/results/tables.py steps --columns=sampler.steps,fd
+  python docs/results/tables.py steps --write=README.md
+  python docs/results/tables.py steps --plot=fd.png --x=sampler.steps --y=fd
+
+A row is what launch/sweep.py leaves in docs/results/<sweep>/<point>.json. Its
+overrides, its metrics and `seconds` are the columns. --write replaces what
+stands between `<!-- results:NAME -->` and `<!-- /results -->`.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
+
+def load_rows(folder: pathlib.Path) -> tuple[list[Row], list[str]]:
+  """The rows of one sweep, flat, ordered by their overrides.
+
+  Args:
+    folder: docs/results/<sweep>.
+
+  Returns:
+    The rows, and the columns: overrides, metrics (each in the order of first
+    appearance), then `seconds`.
+
+  Raises:
+    ValueError: the folder holds no row.
+  """
+  records = [
+    json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(folder.glob("*.json"))
+  ]
+  if not records:
+    raise ValueError(f"There is no row in {folder}.")
+  varied = list(dict.fromkeys(k for r in records for k in r["overrides"]))
+  measured = list(dict.fromkeys(k for r in records for k in r["metrics"]))
+  records.sort(key=lambda r: [_rank(r["overrides"].get(k)) for k in varied])
+  rows = [
+    {**r["overrides"], **r["metrics"], "seconds": r["seconds"]} for r in records
+  ]
+  return rows, [*varied, *measured, "seconds"]
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
+  """A table with numbers flush right; a value that a row lacks stays empty."""
+  numeric = [
+    all(row.get(name) is None or _is_number(row[name]) for row in rows)
+    for name in columns
+  ]
+  lines = [columns, ["---:" if right else "---" for right in numeric]]
+  lines += [[_cell(row.get(name)) for name in columns] for row in rows]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def replace_block(text: str, name: str, table: str) -> str:
+  """`text` with the table between the markers of `name`.
+
+  Raises:
+    ValueError: the markers are not there exactly once.
+  """
+  pattern = re.compile(
+    rf"(<!-- results:{re.escape(name)} -->\n).*?(<!-- /results -->)", re.S
+  )
+  text, count = pattern.subn(lambda m: f"{m[1]}{table}\n{m[2]}", text)
+  if count != 1:
+    raise ValueError(
+      f"Wanted one <!-- results:{name} --> ... <!-- /results -->, found "
+      f"{count}."
+    )
+  return text
+
+
+def plot(
+  rows: Sequence[Row], path: pathlib.Path, x: str, y: str, by: str | None
+) -> None:
+  """Writes a PNG of column y against column x, one line for each value of by.
+
+  Rows that lack x or y are left out.
+
+  Raises:
+    ValueError: no row has numbers in both.
+  """
+  rows = [r for r in rows if _is_number(r.get(x)) and _is_number(r.get(y))]
+  if not rows:
+    raise ValueError(f"No row has numbers in both {x} and {y}.")
+  figure = Figure(figsize=(5, 3.5), layout="constrained")
+  FigureCanvasAgg(figure)
+  axes = figure.add_subplot(xlabel=x, ylabel=y)
+  for value in dict.fromkeys(_cell(r.get(by)) for r in rows):
+    line = sorted((r[x], r[y]) for r in rows if _cell(r.get(by)) == value)
+    axes.plot(*zip(*line, strict=True), marker="o", label=f"{by} = {value}")
+  if by:
+    axes.legend()
+  axes.grid(alpha=0.3)
+  figure.savefig(path, dpi=150)
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+  """Sorts missing values first, then numbers, then the text of the rest."""
+  if value is None:
+    return (0, 0.0, "")
+  return (1, value, "") if _is_number(value) else (2, 0.0, str(value))
+
+
+def _cell(value: Any) -> str:
+  if value is None:
+    return ""
+  text = f"{value:.4g}" if isinstance(value, float) else str(value)
+  return text.replace("|", "\\|")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  """The command line; `--help` lists it."""
+  parser = argparse.ArgumentParser(
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("name", help="the sweep: a folder below --results")
+  parser.add_argument(
+    "--results", type=pathlib.Path, default=pathlib.Path(__file__).parent
+  )
+  parser.add_argument("--columns", help="comma-separated (default: all)")
+  parser.add_argument("--write", type=pathlib.Path, help="file with markers")
+  parser.add_argument("--plot", type=pathlib.Path, help="PNG to write")
+  parser.add_argument("--x", help="column of the plot")
+  parser.add_argument("--y", help="column of the plot")
+  parser.add_argument("--by", help="one line of the plot for each value")
+  args = parser.parse_args(argv)
+  if args.plot and not (args.x and args.y):
+    parser.error("--plot needs --x and --y")
+  return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints the table; writes it and the plot where asked to."""
+  args = parse(argv)
+  rows, columns = load_rows(args.results / args.name)
+  wanted = args.columns.split(",") if args.columns else columns
+  for name in [*wanted, args.x, args.y, args.by]:
+    if name is not None and name not in columns:
+      raise ValueError(f"No column {name!r}. Choices: {', '.join(columns)}.")
+  table = markdown(rows, wanted)
+  print(table)
+  if args.write:
+    text = args.write.read_text(encoding="utf-8")
+    text = replace_block(text, args.name, table)
+    args.write.write_text(text, encoding="utf-8")
+  if args.plot:
+    plot(rows, args.plot, args.x, args.y, args.by)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,169 @@
+"""Every metric: the contract, and the laws that hold for all of them."""
+
+import inspect
+import itertools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vq_jax import plugins
+
+NAMES = plugins.available("metrics")
+K = 8
+OPTIONS = {
+  "codebook": {"vocab_size": K},
+  "unigram": {"vocab_size": K, "counts": np.arange(K)},
+}
+# What padding may hold: whatever would be refused if it were read.
+GARBAGE = {"ids": -1}
+
+
+def examples(b=24):
+  """One batch with every key that a metric may need."""
+  rng = np.random.default_rng(0)
+  return {
+    "real": rng.uniform(size=(b, 13, 12, 3)).astype(np.float32),
+    "fake": rng.uniform(size=(b, 13, 12, 3)).astype(np.float32),
+    "ids": rng.integers(K, size=(b, 5)),
+    "bits": rng.uniform(1, 9, size=b),
+    "real_features": rng.normal(size=(b, 4)).astype(np.float32),
+    "fake_features": rng.normal(size=(b, 4)).astype(np.float32) + 0.5,
+    "image_embedding": rng.normal(size=(b, 6)).astype(np.float32),
+    "text_embedding": rng.normal(size=(b, 6)).astype(np.float32),
+  }
+
+
+def start(name):
+  return plugins.resolve("metrics", name).init(**OPTIONS.get(name, {}))
+
+
+def fold(name, batches):
+  metric = plugins.resolve("metrics", name)
+  state = start(name)
+  for batch in batches:
+    state = metric.update(state, batch)
+  return metric.compute(state)
+
+
+def cut(batch, edges):
+  edges = [0, *edges, len(batch["bits"])]
+  return [
+    {k: v[i:j] for k, v in batch.items()} for i, j in itertools.pairwise(edges)
+  ]
+
+
+def assert_same(a, b, tolerance=1e-10):
+  assert a.keys() == b.keys()
+  for name in a:
+    assert math.isclose(a[name], b[name], rel_tol=tolerance), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name):
+  metric = plugins.resolve("metrics", name)
+  assert isinstance(metric.NEEDS, tuple) and set(metric.NEEDS) <= set(
+    examples()
+  )
+  assert list(inspect.signature(metric.update).parameters) == ["state", "batch"]
+  result = fold(name, [examples()])
+  assert result and all(type(value) is float for value in result.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reads_nothing_but_what_it_needs(name):
+  """NEEDS is the truth: fewer keys are refused, more change nothing."""
+  needs = plugins.resolve("metrics", name).NEEDS
+  batch = examples()
+  assert_same(fold(name, [{k: batch[k] for k in needs}]), fold(name, [batch]))
+  with pytest.raises(ValueError, match=needs[0]):
+    fold(name, [{k: v for k, v in batch.items() if k not in needs}])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_split_gives_the_same_value(name):
+  """Batches of 24; of 7, 1 and 16; of 5 and 19 in the other order."""
+  whole, tolerance = fold(name, [examples()]), 1e-10
+  if name == "ssim":
+    tolerance = 1e-6  # Float32 on the device.
+  assert_same(fold(name, cut(examples(), [7, 8])), whole, tolerance)
+  assert_same(fold(name, cut(examples(), [5])[::-1]), whole, tolerance)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_does_not_count(name):
+  """Rows that are masked out may hold anything; a batch may be all padding."""
+  batch = examples()
+  mask = np.ones(24, bool)
+  mask[[0, 11, 23]] = False
+  spoilt = {k: v.copy() for k, v in batch.items()} | {"mask": mask}
+  for key in batch:
+    spoilt[key][~mask] = GARBAGE.get(key, np.nan)
+  empty = {k: v[~mask] for k, v in spoilt.items()}
+  kept = {k: v[mask] for k, v in batch.items()}
+  assert_same(fold(name, [empty, spoilt, empty]), fold(name, [kept]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_update_leaves_the_state_alone(name):
+  """A fold: an old state can be computed or continued again."""
+  metric = plugins.resolve("metrics", name)
+  first, second = cut(examples(), [12])
+  state = metric.update(start(name), first)
+  before = metric.compute(state)
+  again = metric.compute(metric.update(state, second))
+  assert_same(metric.compute(state), before)
+  assert_same(metric.compute(metric.update(state, second)), again)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reused_buffer_is_safe(name):
+  """The state holds no view of the batch."""
+  metric = plugins.resolve("metrics", name)
+  batch = examples()
+  state = metric.update(start(name), batch)
+  before = metric.compute(state)
+  for array in batch.values():
+    array[...] = 0
+  assert_same(metric.compute(state), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_device_arrays_are_welcome(name):
+  batch = {k: np.asarray(v, np.float32) for k, v in examples().items()}
+  batch["ids"] = examples()["ids"].astype(np.int32)
+  on_device = {k: jnp.asarray(v) for k, v in batch.items()}
+  assert_same(fold(name, [on_device]), fold(name, [batch]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_seen_is_an_error(name):
+  with pytest.raises(ValueError):
+    fold(name, [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_sizes_must_agree(name):
+  with pytest.raises(ValueError, match="disagree"):
+    fold(name, [examples() | {"mask": np.ones(23, bool)}])
+
+
+def test_options_are_checked():
+  section = {"vocab": K}
+  codebook = plugins.resolve("metrics", "codebook")
+  with pytest.raises(ValueError, match="vocab_size"):
+    plugins.call(codebook.init, section, "config.metrics.codebook")
+
+
+@pytest.mark.parametrize("name", ["frechet", "prdc"])
+def test_sets_may_come_apart_and_differ_in_size(name):
+  """Reals first, fakes later, in batches of their own."""
+  batch = examples()
+  real = {"real_features": batch["real_features"][:17]}
+  fake = {"fake_features": batch["fake_features"]}
+  mask = np.arange(24) < 17
+  parts = fold(name, [real, fake])
+  assert_same(parts, fold(name, [fake, real]))
+  padded = {"real_features": batch["real_features"], "mask": mask}
+  assert_same(parts, fold(name, [padded, fake]))

@@ -1,0 +1,213 @@
+"""The quantizer against enumeration, closed forms and official numbers."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vq_jax.tokenizer import quantize
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+K, D = 12, 5
+
+
+def golden(name):
+  with np.load(GOLDEN / f"{name}.npz") as file:
+    return dict(file)
+
+
+def channels_last(x):
+  return np.moveaxis(x, 1, -1)
+
+
+@pytest.fixture
+def codebook(key):
+  return jax.random.normal(key, (K, D))
+
+
+def test_every_code_is_nearest_to_itself(codebook):
+  ids = quantize.nearest(codebook, codebook)
+  np.testing.assert_array_equal(ids, np.arange(K))
+  np.testing.assert_array_equal(quantize.lookup(ids, codebook), codebook)
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 4)])
+def test_nearest_is_the_enumerated_minimum(key, codebook, shape):
+  latents = jax.random.normal(jax.random.fold_in(key, 1), (*shape, D))
+  z, e = np.asarray(latents, np.float64), np.asarray(codebook, np.float64)
+  distances = np.square(z[..., None, :] - e).sum(-1)
+  ids = jax.jit(quantize.nearest)(latents, codebook)
+  assert ids.dtype == jnp.int32
+  np.testing.assert_array_equal(ids, distances.argmin(-1))
+
+
+def test_ties_go_to_the_first_code():
+  codebook = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+  latents = jnp.array([[0.0, 2.0], [1.0, 1.0]])
+  np.testing.assert_array_equal(quantize.nearest(latents, codebook), [1, 0])
+
+
+def test_straight_through_is_codes_forward_and_identity_backward(key):
+  z, quantized, slope = jax.random.normal(key, (3, 4, D))
+  value, pull = jax.vjp(quantize.straight_through, z, quantized)
+  np.testing.assert_allclose(value, quantized, atol=1e-6)
+  to_latents, to_codes = pull(slope)
+  np.testing.assert_array_equal(to_latents, slope)
+  np.testing.assert_array_equal(to_codes, np.zeros_like(slope))
+
+
+def test_straight_through_keeps_codes_of_bfloat16_latents():
+  z = jnp.full((1, 1), 300.0, jnp.bfloat16)  # Its neighbours are 2 apart.
+  value = quantize.straight_through(z, jnp.array([[0.125]]))
+  assert value.dtype == jnp.float32
+  np.testing.assert_array_equal(value, [[0.125]])
+
+
+def test_weights_scale_the_term_they_name(key):
+  """mean over N numbers: d/dz = 2 commitment (z - zq) / N, and so on."""
+  z, quantized = jax.random.normal(key, (2, 6, D))
+  to_latents, to_codes = jax.grad(quantize.vq_loss, (0, 1))(
+    z, quantized, commitment=0.25, codebook=3.0
+  )
+  difference = 2.0 * (z - quantized) / z.size
+  np.testing.assert_allclose(to_latents, 0.25 * difference, rtol=1e-5)
+  np.testing.assert_allclose(to_codes, -3.0 * difference, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("case", "weights"),
+  [
+    ("fixed", {}),  # The defaults are the loss of the papers.
+    ("legacy", {"commitment": 1.0, "codebook": 0.25}),
+  ],
+)
+def test_loss_is_the_official_one(case, weights):
+  data = golden("taming_quantizers")
+
+  def loss(z, codebook):
+    ids = quantize.nearest(z, codebook)
+    quantized = quantize.lookup(ids, codebook)
+    return quantize.vq_loss(z, quantized, **weights), (ids, quantized)
+
+  grad = jax.value_and_grad(loss, (0, 1), has_aux=True)
+  (value, (ids, quantized)), (to_latents, to_codes) = grad(
+    channels_last(data["z"]), data["codebook"]
+  )
+  np.testing.assert_array_equal(ids.reshape(-1), data[f"{case}_indices"])
+  close = {"rtol": 1e-5, "atol": 1e-6}
+  np.testing.assert_allclose(value, data[f"{case}_loss"], **close)
+  quant = channels_last(data[f"{case}_quant"])
+  np.testing.assert_allclose(quantized, quant, **close)
+  slope = channels_last(data[f"{case}_grad_z"])
+  np.testing.assert_allclose(to_latents, slope, **close)
+  np.testing.assert_allclose(to_codes, data[f"{case}_grad_codebook"], **close)
+
+
+def test_lookup_is_the_official_one():
+  data = golden("ul_embed")
+  embedded = quantize.lookup(data["ids"].reshape(2, 3, 3), data["codebook"])
+  np.testing.assert_array_equal(embedded, channels_last(data["embedded"]))
+
+
+def test_codebook_starts_uniform(key):
+  codebook = np.asarray(quantize.codebook_init(key, (500, 40))) * 500
+  assert np.abs(codebook).max() <= 1.0
+  # A uniform variable on (-1, 1) has moments 0 and 1/3; 20,000 draws.
+  assert abs(codebook.mean()) < 4 * (1 / 3 / codebook.size) ** 0.5
+  assert abs(np.square(codebook).mean() - 1 / 3) < 0.01
+
+
+def test_perplexity_of_known_distributions():
+  assert quantize.perplexity(jnp.array([0, 9, 0])) == 1.0
+  np.testing.assert_allclose(quantize.perplexity(jnp.full(K, 3)), K, rtol=1e-5)
+  # p = (1/2, 1/4, 1/4): entropy 1.5 ln 2.
+  counts = jnp.array([4, 2, 0, 2])
+  np.testing.assert_allclose(quantize.perplexity(counts), 2**1.5, rtol=1e-5)
+  assert quantize.usage(counts) == 0.75
+
+
+def test_histogram_and_perplexity_are_the_official_ones():
+  data = golden("taming_quantizers")
+  ids = data["v1_indices"]
+  counts = quantize.histogram(jnp.asarray(ids), len(data["codebook"]))
+  np.testing.assert_array_equal(counts, np.bincount(ids.ravel(), minlength=24))
+  perplexity = quantize.perplexity(counts)
+  np.testing.assert_allclose(perplexity, data["v1_perplexity"], rtol=1e-5)
+
+
+def test_revival_waits_for_patience_steps_in_a_row(key):
+  """Against a count in plain Python, over steps that use few codes."""
+  steps, patience = 12, 3
+  ids = np.random.default_rng(0).integers(0, K, (steps, 5))
+  codebook, idle = jnp.zeros((K, D)), jnp.zeros(K, jnp.int32)
+  revive = jax.jit(quantize.revive, static_argnames="patience")
+  expected = [0] * K
+  for step in range(steps):
+    latents = jnp.full((5, D), step + 1.0)
+    before = np.asarray(codebook)
+    codebook, idle, revived = revive(
+      key, codebook, idle, latents, ids[step], patience=patience
+    )
+    for k in range(K):
+      expected[k] = 0 if k in ids[step] else expected[k] + 1
+      assert bool(revived[k]) == (expected[k] == patience)
+      row = np.full(D, step + 1.0) if revived[k] else before[k]
+      np.testing.assert_array_equal(codebook[k], row)
+      expected[k] %= patience
+    np.testing.assert_array_equal(idle, expected)
+
+
+def test_revived_codes_are_distinct_latents_and_get_used(key, codebook):
+  latents = 10.0 + jax.random.normal(key, (2, K, D))
+  ids = jnp.zeros((2, K), jnp.int32)
+  codebook, idle, revived = quantize.revive(
+    key, codebook, jnp.zeros(K, jnp.int32), latents, ids, patience=1
+  )
+  np.testing.assert_array_equal(revived, np.arange(K) > 0)
+  np.testing.assert_array_equal(idle, np.zeros(K))
+  pool = {tuple(z) for z in np.asarray(latents).reshape(-1, D)}
+  rows = {tuple(e) for e in np.asarray(codebook)[1:]}
+  assert len(rows) == K - 1
+  assert rows <= pool
+  counts = quantize.histogram(quantize.nearest(latents, codebook), K)
+  assert np.asarray(counts)[1:].all()
+
+
+def test_revival_with_more_dead_codes_than_latents(key, codebook):
+  latents = jax.random.normal(key, (2, D))
+  ids = jnp.zeros(2, jnp.int32)
+  revived = quantize.revive(
+    key, codebook, jnp.zeros(K, jnp.int32), latents, ids, patience=1
+  )
+  rows = {tuple(e) for e in np.asarray(revived[0])[1:]}
+  assert rows == {tuple(z) for z in np.asarray(latents)}
+
+
+def test_revival_needs_patience(key, codebook):
+  with pytest.raises(ValueError, match="at least 1"):
+    quantize.revive(
+      key, codebook, jnp.zeros(K, jnp.int32), codebook, 0, patience=0
+    )
+
+
+def test_ids_out_of_range_are_refused(codebook):
+  quantize.check_ids(np.array([[0, K - 1]]), K)
+  with pytest.raises(
+    ValueError, match=r"2 of 4 ids .* 0..11; .* 12 at \[0, 1]"
+  ):
+    quantize.check_ids(np.array([[3, K], [-1, 0]]), K)
+  assert np.isnan(quantize.lookup(jnp.array([K]), codebook)).all()
+
+
+def test_module_agrees_with_the_functions(key, codebook):
+  module = quantize.Nearest(K, D)
+  variables = {"params": {"codebook": codebook}}
+  latents = jax.random.normal(jax.random.fold_in(key, 1), (2, 3, D))
+  through, quantized, ids = module.apply(variables, latents)
+  np.testing.assert_array_equal(ids, quantize.nearest(latents, codebook))
+  np.testing.assert_array_equal(quantized, codebook[ids])
+  np.testing.assert_allclose(through, quantized, atol=1e-6)
+  found = module.apply(variables, ids, method="lookup")
+  np.testing.assert_array_equal(found, quantized)

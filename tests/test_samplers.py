@@ -1,0 +1,149 @@
+"""Laws of every sampler, and what ancestral sampling does to a joint law."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vq_jax import plugins
+from vq_jax.priors import absorbing
+from vq_jax.samplers import ancestral
+from vq_jax.types import Model
+
+K = 5
+SAMPLERS = plugins.available("samplers")
+
+
+def draw(name, key, model, prior, shape, **options):
+  return plugins.resolve("samplers", name).sample(
+    key, model, prior, shape, **options
+  )
+
+
+def exact_denoiser(joint):
+  """p(x_i | visible tokens) of a joint law [K .. K], by enumeration."""
+  n, k = joint.ndim, joint.shape[0]
+  states = np.array(list(itertools.product(range(k), repeat=n)))  # [S n]
+  weights = jnp.asarray(joint[tuple(states.T)])
+
+  def denoise(z, t):
+    del t
+    fits = (z[:, None] == states) | (z[:, None] == k)  # [b S n]
+    p = weights * jnp.all(fits, -1)  # [b S]
+    marginal = jnp.einsum("bs,snk->bnk", p, jax.nn.one_hot(states, k))
+    return jnp.log(marginal + 1e-30)
+
+  return Model(denoise)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 3, 40])
+def test_oracle_is_recovered(name, steps, key):
+  """A denoiser that knows x must give back x: every token, no mask left."""
+  x = jnp.arange(32).reshape(4, 8) % K
+  oracle = Model(lambda z, t: 1e6 * jax.nn.one_hot(x, K))
+  ids = draw(name, key, oracle, absorbing.Prior(K), x.shape, steps=steps)
+  np.testing.assert_array_equal(ids, x)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_mask_is_left_and_jit_changes_nothing(name, key):
+  model = Model(lambda z, t: jnp.zeros((*z.shape, K)))
+
+  def run(key):
+    return draw(name, key, model, absorbing.Prior(K), (64, 16), steps=5)
+
+  ids = run(key)
+  assert ids.shape == (64, 16) and ((ids >= 0) & (ids < K)).all()
+  np.testing.assert_array_equal(ids, jax.jit(run)(key))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_known_tokens_do_not_change(name, key):
+  known = jnp.where(jnp.arange(16) < 6, jnp.arange(16) % K, K)[None]
+  known = jnp.tile(known, (8, 1))
+  model = Model(lambda z, t: jnp.zeros((*z.shape, K)))
+  ids = draw(
+    name, key, model, absorbing.Prior(K), (8, 16), steps=7, known=known
+  )
+  np.testing.assert_array_equal(ids[:, :6], known[:, :6])
+  assert (ids < K).all()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_network_is_traced_once(name, key):
+  calls = []
+
+  def denoise(z, t):
+    calls.append(z.shape)
+    return jnp.zeros((*z.shape, K))
+
+  prior = absorbing.Prior(K)
+  run = jax.jit(lambda k: draw(name, k, Model(denoise), prior, (2, 4), steps=9))
+  run(key), run(jax.random.key(1))
+  assert calls == [(2, 4)]
+
+
+def test_every_position_is_revealed_exactly_once(key):
+  model = Model(lambda z, t: jnp.zeros((*z.shape, K)))
+  states = ancestral.trajectory(
+    key, model, absorbing.Prior(K), (8, 16), steps=10
+  )
+  states = np.asarray(states)  # [11 8 16]
+  assert (states[0] == K).all() and (states[-1] < K).all()
+  changes = (states[1:] != states[:-1]).sum(0)
+  assert (changes == 1).all()
+
+
+def test_trajectory_ends_in_the_sample(key):
+  model = Model(lambda z, t: jnp.zeros((*z.shape, K)))
+  args = (key, model, absorbing.Prior(K), (3, 7))
+  last = ancestral.trajectory(*args, steps=4)[-1]
+  np.testing.assert_array_equal(last, ancestral.sample(*args, steps=4))
+
+
+def test_reveals_are_spread_evenly_over_the_steps(key):
+  """n / S tokens a step in expectation (arXiv:2111.12701, section 3.1)."""
+  model = Model(lambda z, t: jnp.zeros((*z.shape, K)))
+  states = ancestral.trajectory(
+    key, model, absorbing.Prior(K), (2000, 16), steps=8
+  )
+  revealed = np.diff((np.asarray(states) < K).mean((1, 2)))
+  np.testing.assert_allclose(revealed, 1 / 8, atol=4 * math.sqrt(0.11 / 32e3))
+
+
+def test_one_token_at_a_time_samples_the_true_joint(key):
+  """Chi-square over all K^n states; the grid is so fine that no two tokens
+  are revealed together, up to 3 / 512 of the runs."""
+  n, k, count = 3, 3, 4000
+  rng = np.random.default_rng(0)
+  joint = rng.dirichlet(np.full(k**n, 0.5)).reshape((k,) * n)
+  prior = absorbing.Prior(k)
+  ids = ancestral.sample(
+    key, exact_denoiser(joint), prior, (count, n), steps=512
+  )
+  found = np.zeros_like(joint)
+  np.add.at(found, tuple(np.asarray(ids).T), 1)
+  expected = joint * count
+  seen = expected > 1
+  statistic = ((found - expected)[seen] ** 2 / expected[seen]).sum()
+  freedom = seen.sum() - 1
+  assert statistic < freedom + 4 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 16])
+def test_tokens_revealed_together_break_the_joint(steps, key):
+  """Half AA, half BB: with S steps the pair is drawn at once with probability
+  1/S, and then wrong half of the time (arXiv:2111.12701, section 3.1)."""
+  joint = np.array([[0.5, 0.0], [0.0, 0.5]])
+  count = 8000
+  ids = ancestral.sample(
+    key, exact_denoiser(joint), absorbing.Prior(2), (count, 2), steps=steps
+  )
+  wrong = float((ids[:, 0] != ids[:, 1]).mean())
+  expected = 1 / (2 * steps)
+  sigma = math.sqrt(expected * (1 - expected) / count)
+  assert abs(wrong - expected) < 4 * sigma

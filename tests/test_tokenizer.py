@@ -1,0 +1,347 @@
+"""The VQGAN tokenizer against the official implementations' numbers.
+
+golden/taming_*.npz and golden/ul_vqgan*.npz hold inputs, weights under the
+official names, outputs and gradient norms of tiny models; layouts are NCHW and
+OIHW. `ported` maps those names and layouts to ours, one to one.
+"""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vq_jax.tokenizer import losses, quantize, vqgan
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+CLOSE = {"rtol": 2e-4, "atol": 2e-4}
+RELEASED = {"commitment": 1.0, "codebook": 0.25}
+UNLEASHED = {
+  "projections": False,
+  "final_swish": False,
+  "decoder_extra": 0,
+  "unit_range": True,
+}
+
+
+def sizes(side, multipliers, blocks, attention, latent_dim, k, d, channels=32):
+  return {
+    "image_size": side,
+    "channels": channels,
+    "multipliers": multipliers,
+    "blocks": blocks,
+    "attention": attention,
+    "latent_dim": latent_dim,
+    "vocab_size": k,
+    "code_dim": d,
+  }
+
+
+TWO_LEVELS = sizes(32, (1, 2), 1, (16,), 16, 64, 16)
+THREE_LEVELS = sizes(16, (1, 1, 2), 2, (8,), 8, 48, 12)
+NO_ATTENTION = sizes(16, (1, 1), 1, (), 8, 32, 8)
+UNLEASHED_TWO = {**sizes(32, (1, 2), 1, (16,), 12, 48, 12), **UNLEASHED}
+TINY = {**sizes(16, (1, 1), 1, (), 6, 10, 5, channels=4), "groups": 2}
+
+
+def golden(case):
+  """What was recorded, channels last, and the official weights."""
+  data, state = {}, {}
+  with np.load(GOLDEN / f"{case}.npz") as file:
+    for name, value in file.items():
+      last = value.ndim == 4 and value.shape[-1] != 3
+      data[name] = np.moveaxis(value, 1, -1) if last else value
+  for path in sorted(GOLDEN.glob(f"{case}.weights*npz")):
+    with np.load(path) as file:
+      state.update({k: v.astype(np.float32) for k, v in file.items()})
+  return data, state
+
+
+def taming_name(key):
+  """decoder.up.0.block.1.norm1.weight -> decoder/up_0/block_1/norm1."""
+  module = key.rpartition(".")[0].replace("quantize.embedding", "quantize")
+  module = re.sub(r"\b(down|up|block|attn)\.(\d+)", r"\1_\2", module)
+  return module.replace(".", "/")
+
+
+def unleashed_modules(levels, blocks, attends):
+  """Our names of the official flat lists: encoder, generator."""
+  halves = []
+  for name, order in (("down", range(levels)), ("up", range(levels)[::-1])):
+    stages, last = [], order[-1]
+    for i in order:
+      for j in range(blocks):
+        stages.append(f"{name}_{i}/block_{j}")
+        stages += [f"{name}_{i}/attn_{j}"] * attends[i]
+      stages += [f"{name}_{i}/{name}sample"] * (i != last)
+    halves.append(stages)
+  mid = ["mid/block_1", "mid/attn_1", "mid/block_2"]
+  head = ["norm_out", "conv_out"]
+  return {
+    "encoder": ["conv_in", *halves[0], *mid, *head],
+    "generator": ["conv_in", *mid, *halves[1], *head],
+  }
+
+
+def unleashed_name(key, modules):
+  """generator.blocks.1.conv_out.bias -> decoder/mid/block_1/nin_shortcut."""
+  if key == "quantize.embedding.weight":
+    return "quantize"
+  half, _, i, *rest = key.split(".")[:-1]
+  rest = ["nin_shortcut" if r == "conv_out" else r for r in rest]
+  ours = "decoder" if half == "generator" else half
+  return "/".join([ours, modules[half][int(i)], *rest])
+
+
+def idle(key, state):
+  """The likelihood head, and 1x1 convolutions of blocks that need none."""
+  block, found, _ = key.rpartition(".conv_out.")
+  same = found and (
+    state[f"{block}.norm1.bias"].shape == state[f"{block}.norm2.bias"].shape
+  )
+  return same or key.startswith("generator.logsigma.")
+
+
+def leaf(key, tensor):
+  """The name and the layout a tensor has in our tree."""
+  if key == "quantize.embedding.weight":
+    return "codebook", tensor
+  if key.endswith("bias"):
+    return "bias", tensor
+  if tensor.ndim == 1:
+    return "scale", tensor
+  kernel = tensor.transpose(2, 3, 1, 0)
+  return "kernel", kernel[0, 0] if kernel.shape[:2] == (1, 1) else kernel
+
+
+def ported(state, rename):
+  """{our path: (official key, value)}; no two keys share a path."""
+  flat = {}
+  for key, tensor in state.items():
+    name, value = leaf(key, tensor)
+    assert f"{rename(key)}/{name}" not in flat
+    flat[f"{rename(key)}/{name}"] = (key, value)
+  return flat
+
+
+def paths(tree):
+  """{path: leaf}."""
+  leaves, _ = jax.tree.flatten_with_path(tree)
+  string = jax.tree_util.keystr
+  return {string(p, simple=True, separator="/"): x for p, x in leaves}
+
+
+def shapes(module):
+  """The parameters, not computed."""
+  image = jnp.zeros((1, module.factor, module.factor, module.image_channels))
+  return jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+
+
+def assemble(module, flat):
+  """The variables of `module`: every leaf filled, every tensor used."""
+  expected = shapes(module)
+  found = {path: value.shape for path, (_, value) in flat.items()}
+  assert found == {path: x.shape for path, x in paths(expected).items()}
+  values = [flat[path][1] for path in paths(expected)]
+  return {"params": jax.tree.unflatten(jax.tree.structure(expected), values)}
+
+
+def check_norms(slopes, flat, keys, norms):
+  """Gradient norms, tensor by tensor."""
+  ours = {flat[p][0]: np.linalg.norm(x) for p, x in paths(slopes).items()}
+  official = dict(zip(keys, norms, strict=True))
+  assert ours.keys() <= official.keys()
+  for key, norm in official.items():
+    if key in ours:
+      np.testing.assert_allclose(ours[key], norm, 2e-3, 1e-5, err_msg=key)
+    else:
+      assert not norm > 0.0, key  # Zero, or NaN where there is none.
+
+
+def run(module, variables, images, **weights):
+  """Loss with its parts, outputs, codes, and both gradients."""
+
+  def loss(variables, images):
+    outputs, codes = module.apply(variables, images)
+    total, metrics = losses.stage_one(
+      images, outputs, codes.latents, codes.quantized, **RELEASED, **weights
+    )
+    return total, (metrics, outputs, codes)
+
+  grad = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+  (_, rest), (slopes, slope) = grad(variables, images)
+  return *rest, slopes["params"], slope
+
+
+@pytest.mark.parametrize(
+  ("case", "fields"),
+  [("taming_vqmodel", TWO_LEVELS), ("taming_vqmodel_3lvl", THREE_LEVELS)],
+)
+def test_outputs_and_gradients_are_the_official_ones(case, fields):
+  data, state = golden(case)
+  flat = ported(state, taming_name)
+  module = vqgan.Tokenizer(**fields)
+  metrics, outputs, codes, slopes, slope = run(
+    module, assemble(module, flat), data["image"]
+  )
+  np.testing.assert_array_equal(codes.ids, data["indices"])
+  np.testing.assert_allclose(codes.latents, data["latent"], **CLOSE)
+  np.testing.assert_allclose(codes.quantized, data["quant"], **CLOSE)
+  np.testing.assert_allclose(outputs, data["reconstruction"], **CLOSE)
+  np.testing.assert_allclose(outputs, data["codebook_entry_dec"], **CLOSE)
+  np.testing.assert_allclose(metrics["vq"], data["qloss"], rtol=2e-4)
+  np.testing.assert_allclose(metrics["loss"], data["loss_l1_plus_q"], 2e-4)
+  np.testing.assert_allclose(slope, data["grad_image"], 2e-3, 2e-6)
+  check_norms(slopes, flat, state, data["grad_norms"])
+
+
+def test_unleashed_variant_is_the_official_one():
+  data, state = golden("ul_vqgan")
+  modules = unleashed_modules(2, 1, (False, True))
+  used = {k: v for k, v in state.items() if not idle(k, state)}
+  flat = ported(used, lambda key: unleashed_name(key, modules))
+  module = vqgan.Tokenizer(**UNLEASHED_TWO)
+  metrics, outputs, codes, slopes, _ = run(
+    module,
+    assemble(module, flat),
+    2.0 * data["image"] - 1.0,  # Theirs are in [0, 1].
+    l1=0.5,  # So our error is twice theirs.
+  )
+  np.testing.assert_array_equal(codes.ids, data["indices"])
+  np.testing.assert_allclose(codes.latents, data["encoder_out"], **CLOSE)
+  np.testing.assert_allclose((outputs + 1.0) / 2.0, data["recon"], **CLOSE)
+  np.testing.assert_allclose(metrics["vq"], data["codebook_loss"], rtol=2e-4)
+  counts = quantize.histogram(codes.ids, module.vocab_size)
+  perplexity = quantize.perplexity(counts)
+  np.testing.assert_allclose(perplexity, data["perplexity"], rtol=1e-5)
+  check_norms(slopes, flat, state, data["grad_norms"])
+
+
+def test_loss_with_a_perceptual_term_is_the_official_one():
+  """Step 99 of a run whose discriminator starts to count at step 100."""
+  data, state = golden("taming_gan")
+  keys = [key for key in state if not re.search("running|tracked", key)]
+  used = {key: state[key] for key in keys if not key.startswith("loss.")}
+  flat = ported(used, taming_name)
+  module = vqgan.Tokenizer(**NO_ATTENTION)
+
+  def stub(x, y):  # What stood in for LPIPS in that run.
+    error = (x - y).reshape(-1, 8, 2, 8, 2, 3).mean((2, 4))
+    return jnp.square(error).mean((1, 2, 3))
+
+  metrics, _, _, slopes, _ = run(
+    module, assemble(module, flat), data["image"], perceptual=stub
+  )
+  nll = metrics["reconstruction"] + metrics["perceptual"]
+  official = {k[12:]: v for k, v in data.items() if k.startswith("step99_opt0")}
+  np.testing.assert_allclose(metrics["loss"], official["total_loss"], 1e-4)
+  np.testing.assert_allclose(metrics["vq"], official["quant_loss"], 1e-4)
+  np.testing.assert_allclose(metrics["perceptual"], official["p_loss"], 1e-4)
+  np.testing.assert_allclose(nll, official["nll_loss"], 1e-4)
+  check_norms(slopes, flat, keys, official["grad_norms"])
+
+
+def test_reconstruction_weights_both_errors():
+  x, y = jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 1), 3.0)
+  assert losses.reconstruction(x, y) == 3.0
+  assert losses.reconstruction(x, y, l1=0.0, l2=2.0) == 18.0
+  assert losses.reconstruction(x, y, l1=2.0, l2=1.0) == 15.0
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_public_models_have_their_size():
+  f16 = shapes(vqgan.Tokenizer())
+  assert count(f16) == 72_141_699
+  assert count(f16["encoder"]) == 29_298_176
+  assert count(f16["decoder"]) == 42_449_795
+  assert count(shapes(vqgan.Tokenizer(vocab_size=16_384))) == 76_073_859
+  f8 = vqgan.Tokenizer(multipliers=(1, 1, 2, 4), attention=(32,))
+  assert f8.factor == 8
+  assert count(shapes(f8)["encoder"]) == 26_345_728
+  assert count(shapes(f8)["decoder"]) == 38_316_163
+
+
+def test_unleashed_model_has_its_size_up_to_what_it_never_uses():
+  """65,779,974 counts 1x1 convolutions nobody calls and a likelihood head."""
+  unused = {512: 7, 256: 6, 128: 7}  # Blocks that keep their width, by width.
+  idle = sum(n * width * (width + 1) for width, n in unused.items())
+  head = 128 * (9 * 128 + 1) + 3 * (128 + 1)
+  ours = count(shapes(vqgan.Tokenizer(**UNLEASHED)))
+  assert ours + idle + head == 65_779_974
+
+
+@pytest.fixture(scope="module")
+def tiny():
+  """A model with random weights, images of 4 x 6 pixels, what it says."""
+  module, rng = vqgan.Tokenizer(**TINY), np.random.default_rng(0)
+  weights = jax.tree.map(
+    lambda x: 0.3 * rng.normal(size=x.shape), shapes(module)
+  )
+  variables = {"params": jax.tree.map(np.float32, weights)}
+  images = rng.uniform(-1.0, 1.0, (2, 4, 6, 3)).astype(np.float32)
+  return module, variables, images, jax.jit(module.apply)(variables, images)
+
+
+def test_images_of_any_size_become_grids_in_raster_order(tiny):
+  module, variables, images, (outputs, codes) = tiny
+  assert (module.factor, module.grid) == (2, (8, 8))
+  assert outputs.shape == images.shape
+  assert codes.latents.shape == codes.quantized.shape == (2, 2, 3, 5)
+  codebook = variables["params"]["quantize"]["codebook"]
+  rows = codebook[codes.ids].reshape(2, 2, 3, 5)
+  np.testing.assert_array_equal(rows, codes.quantized)
+
+
+def test_call_is_encode_then_decode(tiny):
+  module, variables, images, (outputs, codes) = tiny
+  bound = module.bind(variables)
+  np.testing.assert_array_equal(jax.jit(bound.encode)(images), codes.ids)
+  painted = jax.jit(lambda ids: bound.decode(ids, (2, 3)))(codes.ids)
+  np.testing.assert_allclose(painted, outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_that_do_not_fit_are_refused(tiny):
+  module, variables, *_ = tiny
+  with pytest.raises(ValueError, match=r"4 x 5 .* multiples of 2"):
+    module.apply(variables, jnp.zeros((1, 4, 5, 3)), method="encode")
+  with pytest.raises(ValueError, match="6 ids do not fill a grid of 8 x 8"):
+    module.apply(variables, jnp.zeros((1, 6), jnp.int32), method="decode")
+  with pytest.raises(ValueError, match="4 channels, 3 groups"):
+    shapes(module.clone(groups=3))
+  with pytest.raises(
+    ValueError, match="latent_dim = 6 must equal code_dim = 5"
+  ):
+    shapes(module.clone(projections=False))
+
+
+def test_bfloat16_keeps_parameters_and_results_in_float32(tiny):
+  module, variables, images, (_, exact) = tiny
+  half = module.clone(dtype=jnp.bfloat16)
+  assert {x.dtype for x in jax.tree.leaves(shapes(half))} == {jnp.dtype("f4")}
+  outputs, codes = jax.jit(half.apply)(variables, images)
+  assert outputs.dtype == codes.latents.dtype == jnp.float32
+  error = jnp.abs(codes.latents - exact.latents).max()
+  assert 0.0 < error < 0.05 * jnp.abs(exact.latents).max()
+
+
+def test_dropout_acts_in_training_only(tiny):
+  module, variables, images, (_, still) = tiny
+  noisy = module.clone(dropout=0.5)
+  program = [
+    jax.make_jaxpr(m.apply)(variables, images) for m in (noisy, module)
+  ]
+  assert str(program[0]) == str(program[1])
+
+  @jax.jit
+  def train(seed):
+    rngs = {"dropout": jax.random.key(seed)}
+    return noisy.apply(variables, images, train=True, rngs=rngs)[1].latents
+
+  np.testing.assert_array_equal(train(2), train(2))
+  assert jnp.abs(train(2) - still.latents).max() > 1e-3
+  assert jnp.abs(train(2) - train(3)).max() > 1e-3

@@ -1,0 +1,219 @@
+"""The network against released ones: their logits, gradients and sizes."""
+
+import math
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from vq_jax.nets import _block
+from vq_jax.nets.transformer import Net
+from vq_jax.types import Condition
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+VQD = dict(position="row_column", time="learnt", activation="sigmoid")
+RELEASED = dict(VQD, position_grid=(32, 32), heads=16)
+TEXT = dict(RELEASED, grid=(32, 32), text_dim=512)
+FFHQ = dict(
+  RELEASED, vocab_size=1024, grid=(16, 16), layers=20, width=512, mlp="conv"
+)
+IMAGENET = dict(FFHQ, vocab_size=974, layers=24, labels=1000)
+LCMD = dict(code_dim=256, position="sinusoidal", time="sinusoidal")
+CHURCHES = dict(
+  LCMD, vocab_size=1024, grid=(16, 16), layers=15, width=512, heads=8
+)
+LCMD_IMAGENET = dict(CHURCHES, layers=24, width=768, heads=16, labels=1000)
+UNLEASHING = dict(
+  vocab_size=1024, grid=(16, 16), layers=24, width=512, heads=8, head_bias=False
+)
+
+# Published networks and their parameters. Unleashing Transformers is released
+# as 76,838,912: its files carry the 512 numbers of a start token that only its
+# autoregressive variant reads. VQ-Diffusion without its text encoder and the
+# 77 x 512 numbers that stand for an empty caption: those belong to the text.
+PRESETS = {
+  "unleashing": (UNLEASHING, 76_838_912 - 512),
+  "autoregressive": (dict(UNLEASHING, causal=True), 76_838_912 - 512),
+  "vqd_text_b": (
+    dict(TEXT, vocab_size=2887, layers=19, width=1024),
+    388_780_871,
+  ),
+  "vqd_text_l": (
+    dict(TEXT, vocab_size=4096, layers=36, width=1408),
+    1_359_274_624,
+  ),
+  "vqd_imagenet": (IMAGENET, 518_025_678),
+  "vqd_imagenet_null": (dict(IMAGENET, null_label=True), 518_037_966),
+  "vqd_ffhq": (FFHQ, 411_185_664),
+  "lcmd": (CHURCHES, 56_070_144),
+  "lcmd_imagenet": (LCMD_IMAGENET, 246_412_544),
+  "lcmd_imagenet_null": (dict(LCMD_IMAGENET, null_label=True), 246_430_976),
+}
+
+MODULES = (
+  (r"tok_emb\.weight|content_emb\.emb\.weight", "tokens/embedding"),
+  (r"pos_emb", "positions"),
+  (r"start_tok", "start"),
+  (r"content_emb\.height_emb\.weight", "rows"),
+  (r"content_emb\.width_emb\.weight", "columns"),
+  (r"(ln_f|to_logits\.0)\.(?=weight|bias)", "norm/"),
+  (r"(head|to_logits\.1)\.(?=weight|bias)", "head/"),
+  (r"ln1\.", "attention_norm/"),
+  (r"ln1_1\.", "cross_norm/"),
+  (r"ln2\.", "mlp_norm/"),
+  (r"attn1?\.", "attention/"),
+  (r"attn2\.", "cross_attention/"),
+  (r"mlp\.(0|conv1)\.", "mlp/up/"),
+  (r"mlp\.(2|conv2)\.", "mlp/down/"),
+  (r"(?<=norm/)emb\.weight", "embedding"),
+  (r"(?<=norm/)linear\.", "modulation/"),
+  (r"(?<=_norm/)(?=weight|bias)", "norm/"),
+  (r"(query|key|value)\.", r"\1/"),
+  (r"proj\.", "out/"),
+  (r"(?<=norm/)weight", "scale"),
+  (r"(?<=/)weight", "kernel"),
+)
+
+
+def translate(key):
+  """An official key -> (path in our tree, layer or None)."""
+  block = re.match(r"blocks\.(\d+)\.", key)
+  path = key[block.end() :] if block else key
+  for pattern, new in MODULES:
+    path = re.sub(rf"{pattern}", new, path)
+  return f"blocks/{path}" if block else path, block and int(block[1])
+
+
+def arrange(path, weight):
+  """Linear [out in] and convolution [out in h w] -> ours; tables stay."""
+  if path.endswith("kernel"):
+    order = (2, 3, 1, 0) if weight.ndim == 4 else (1, 0)
+    return weight.transpose(order)
+  return weight.reshape(-1) if path == "start" else np.squeeze(weight)
+
+
+def load(case, dropped):
+  """Arrays, official weights, our parameters; every key is used or dropped."""
+  data = dict(np.load(GOLDEN / f"{case}.npz"))
+  weights = dict(np.load(GOLDEN / f"{case}.weights.npz"))
+  weights = {k: v.astype(np.float32) for k, v in weights.items()}
+  flat = {}
+  for key, weight in weights.items():
+    if not re.fullmatch(dropped, key):
+      path, layer = translate(key)
+      flat.setdefault(path, {})[layer] = arrange(path, weight)
+  for path, found in flat.items():
+    flat[path] = (
+      found[None]
+      if None in found
+      else np.stack([found[i] for i in range(len(found))])
+    )
+  return data, weights, traverse_util.unflatten_dict(flat, sep="/")
+
+
+UT_GOLDEN = dict(grid=(4, 4), heads=4, layers=2, head_bias=False)
+VQD_GOLDEN = dict(VQD, vocab_size=20, grid=(4, 4), heads=4, layers=2)
+CLASS_GOLDEN = dict(
+  VQD_GOLDEN, position_grid=(8, 8), mlp="conv", mlp_ratio=2, labels=10
+)
+# Case: fields of the net, keys of the official file that have no place in ours.
+CASES = {
+  "ul_transformer": (dict(UT_GOLDEN, vocab_size=32, width=64), "start_tok"),
+  "ul_transformer_ar": (
+    dict(UT_GOLDEN, vocab_size=24, width=48, causal=True),
+    r"blocks\.\d+\.attn\.mask",
+  ),
+  "vqd_net_text": (
+    dict(VQD_GOLDEN, width=64, text_dim=32),
+    r"blocks\.\d+\.attn2\.mask",
+  ),
+  "vqd_net_class": (dict(CLASS_GOLDEN, width=64), ""),
+  "vqd_net_class_null": (dict(CLASS_GOLDEN, layers=1, width=32), ""),
+  "vqd_net_uncond": (
+    dict(
+      VQD_GOLDEN,
+      vocab_size=16,
+      width=48,
+      mlp="conv",
+      mlp_ratio=2,
+      time_steps=50,
+    ),
+    "",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_official_logits_and_gradients(case):
+  """Logits and the norm of every parameter's gradient, sum(logits * g)."""
+  fields, dropped = CASES[case]
+  data, weights, params = load(case, dropped)
+  net = Net(**fields, remat=False)
+  t = (data["t"] + 1) / net.time_steps if "t" in data else None
+  cond = Condition(
+    data["cond"] if net.labels else None,
+    data["cond"] if net.text_dim else None,
+  )
+  # The official diffusion nets put the class in front of the position.
+  order = (0, 1, 2) if case.startswith("ul") else (0, 2, 1)
+  logits, cotangent = (
+    data[k].transpose(order) for k in ("logits", "cotangent")
+  )
+  args = (data["x"], t, cond)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), *args)["params"]
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+
+  @jax.jit
+  def run(params):
+    ours, back = jax.vjp(lambda p: net.apply({"params": p}, *args), params)
+    return ours, back(cotangent)[0]
+
+  ours, grads = jax.device_get(run(params))
+  np.testing.assert_allclose(ours, logits, rtol=1e-4, atol=1e-4)
+  grads = traverse_util.flatten_dict(grads, sep="/")
+  names = [k for k in weights if not k.endswith(".mask")]
+  for key, norm in zip(names, data["grad_norms"], strict=True):
+    if not re.fullmatch(dropped, key):
+      path, layer = translate(key)
+      ours = grads[path] if layer is None else grads[path][layer]
+      # A key bias shifts all scores of a query: its gradient is rounding.
+      np.testing.assert_allclose(
+        np.linalg.norm(ours), norm, rtol=1e-4, atol=1e-4, err_msg=key
+      )
+
+
+def test_official_adaptive_norm_and_activation():
+  data = np.load(GOLDEN / "vqd_adaln.npz")
+  weights = np.load(GOLDEN / "vqd_adaln.weights.npz")
+  signal = jax.jit(lambda t: _block.sinusoid(t, 16))(40.0 * data["t"])
+  np.testing.assert_allclose(signal, data["sinusoid"], rtol=1e-4, atol=1e-4)
+  kernel = weights["adaln.linear.weight"].astype(np.float32).T
+  bias = weights["adaln.linear.bias"].astype(np.float32)
+  params = {"modulation": {"kernel": kernel, "bias": bias}}
+  norm = jax.jit(_block.AdaptiveNorm().apply)
+  out = norm({"params": params}, data["x"], signal)
+  np.testing.assert_allclose(out, data["adaln_out"], rtol=1e-4, atol=1e-4)
+  gelu = _block.ACTIVATIONS["sigmoid"](data["x"])
+  np.testing.assert_allclose(gelu, data["gelu2"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_published_parameter_counts(name):
+  fields, count = PRESETS[name]
+  net = Net(**fields)
+  z = jnp.zeros((1, math.prod(net.grid)), int)
+  z = jnp.zeros((*z.shape, net.code_dim)) if net.code_dim else z
+  cond = Condition(
+    jnp.zeros(1, int) if net.labels else None,
+    jnp.zeros((1, 77, net.text_dim)) if net.text_dim else None,
+  )
+  shapes = jax.eval_shape(net.init, jax.random.key(0), z, jnp.zeros(1), cond)
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+  assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {
+    jnp.dtype("float32")
+  }

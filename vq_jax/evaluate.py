@@ -1,0 +1,173 @@
+"""Streams images, tokens and samples through metrics."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vq_jax import pipeline, plugins
+from vq_jax.data import _loader
+from vq_jax.types import Batch, Key, Params
+
+Source = Sequence[Mapping[str, Any]]
+
+
+def fold(
+  metrics: Mapping[str, Mapping[str, Any]], batches: Iterable[Batch]
+) -> dict[str, float]:
+  """Runs every metric over the batches, once.
+
+  Args:
+    metrics: name -> options of its `init`.
+    batches: with the keys that the metrics read.
+
+  Returns:
+    All their numbers in one flat dict.
+
+  Raises:
+    ValueError: unknown metric or option; before the first batch is made.
+  """
+  folds = {name: plugins.resolve("metrics", name) for name in metrics}
+  states = {
+    name: plugins.call(folds[name].init, options, f"metric {name}")
+    for name, options in metrics.items()
+  }
+  for batch in batches:
+    for name, module in folds.items():
+      states[name] = module.update(states[name], batch)
+  numbers: dict[str, float] = {}
+  for name, module in folds.items():
+    numbers |= module.compute(states[name])
+  return numbers
+
+
+def reconstructions(
+  tokenizer: Any,
+  params: Params,
+  source: Source,
+  batch: int,
+  limit: int | None = None,
+) -> Iterator[dict]:
+  """Batches of real, fake in [0, 1], ids, caption, mask.
+
+  Ids are checked by the codebook metric; images come in the source's order.
+  """
+
+  @jax.jit
+  def both(params: Params, images: jax.Array) -> tuple:
+    outputs, codes = tokenizer.apply(
+      {"params": params}, pipeline.to_float(images)
+    )
+    return pipeline.to_unit(outputs), codes.ids
+
+  for rows in _loader.padded(source, ("image", "caption"), batch, limit):
+    fake, ids = both(params, rows["image"])
+    yield {
+      "real": rows["image"].astype(np.float32) / 255.0,
+      "fake": np.asarray(fake),
+      "ids": np.asarray(ids),
+      "caption": rows["caption"],
+      "mask": rows["mask"],
+    }
+
+
+def originals(source: Source, batch: int) -> Iterator[dict]:
+  """Batches of real in [0, 1], caption, mask: a whole source, in order."""
+  for rows in _loader.padded(source, ("image", "caption"), batch):
+    real = rows.pop("image").astype(np.float32) / 255.0
+    yield {"real": real, **rows}
+
+
+def featured(
+  batches: Iterable[dict], extractor: Any, kinds: Sequence[str]
+) -> Iterator[dict]:
+  """Adds `<kind>_features`, and embeddings of the last kind and caption.
+
+  Args:
+    batches: with images [b h w c] in [0, 1] under the names in `kinds`.
+    extractor: a module of `vq_jax.features` with load, image_features and
+      text_embedding.
+    kinds: "real", "fake" or both.
+
+  Yields:
+    The batches with more keys.
+  """
+  params = extractor.load()
+  image = jax.jit(extractor.image_features)
+  for batch in batches:
+    batch = dict(batch)
+    for kind in kinds:
+      features, embedding = image(params, jnp.asarray(batch[kind]))
+      batch[f"{kind}_features"] = np.asarray(features)
+      batch["image_embedding"] = np.asarray(embedding)
+    if "caption" in batch:
+      text = extractor.text_embedding(params, batch["caption"])
+      batch["text_embedding"] = np.asarray(text)
+    yield batch
+
+
+def bits(
+  model: Callable[[Params, Any], Any],
+  params: Params,
+  prior: Any,
+  source: Source,
+  key: Key,
+  *,
+  batch: int,
+  limit: int | None = None,
+) -> Iterator[dict]:
+  """Batches of ids, bits per token, mask: the likelihood bound of a prior.
+
+  Example i is scored with the key (key, i), whatever its batch.
+
+  Args:
+    model: (params, label [b] or None) -> Model.
+    params: of the net.
+    prior: with a method `bits`.
+    source: of tokens.
+    key: of the noise.
+    batch: examples at a time.
+    limit: at most that many examples.
+
+  Yields:
+    Numpy arrays with a leading axis of `batch`.
+  """
+
+  @jax.jit
+  def score(params: Params, rows: dict, first: jax.Array) -> jax.Array:
+    def one(i: jax.Array, ids: jax.Array, label: jax.Array) -> jax.Array:
+      view = model(params, label[None])
+      return prior.bits(jax.random.fold_in(key, i), view, ids[None])[0]
+
+    index = first + jnp.arange(batch)
+    return jax.vmap(one)(index, rows["ids"], rows["label"])
+
+  rows_of = _loader.padded(source, ("ids", "label"), batch, limit)
+  for number, rows in enumerate(rows_of):
+    mask = rows.pop("mask")
+    value = score(params, rows, jnp.int32(number * batch))
+    yield {"ids": rows["ids"], "bits": np.asarray(value), "mask": mask}
+
+
+def samples(
+  ids_of: Callable[[np.ndarray], jax.Array],
+  paint: Callable[[jax.Array], jax.Array],
+  count: int,
+  batch: int,
+) -> Iterator[dict]:
+  """Batches of fake in [0, 1], ids, index, mask: images 0..count-1 of a run.
+
+  ids_of: image numbers [b] -> ids [b n]; paint: ids -> images [b h w c].
+  """
+  for first in range(0, count, batch):
+    index = np.arange(first, first + batch)
+    ids = ids_of(index)
+    fake = np.asarray(paint(ids))
+    yield {
+      "fake": fake,
+      "ids": np.asarray(ids),
+      "index": index,
+      "mask": index < count,
+    }

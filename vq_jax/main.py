@@ -1,0 +1,119 @@
+"""python -m vq_jax.main --mode=MODE --config=FILE --workdir=DIRECTORY
+
+train     from the config to a trained run directory; the same command resumes
+tokenize  a trained tokenizer's tokens of its dataset, in <workdir>/tokens
+sample    PNGs, a grid and a film strip of a trained prior
+evaluate  metrics.json of a trained run
+"""
+
+import json
+import logging as std_logging
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vq_jax import plugins
+from vq_jax.train import actions, checkpoint, layout, loop
+
+MODES: dict[str, Callable[..., None]] = {
+  "train": actions.train,
+  "tokenize": actions.tokenize,
+  "sample": actions.sample,
+  "evaluate": actions.evaluate,
+}
+# What a user can cause and mend; anything else is a bug with its traceback.
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
+STOPPED = 143  # 128 + SIGTERM, as shells report it.
+
+_MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_DRY_RUN = flags.DEFINE_bool(
+  "dry_run", False, "Print config, parameters, mesh and sharding, and exit."
+)
+_TRACEBACK = flags.DEFINE_bool(
+  "traceback", False, "Show where in the code a refused input was noticed."
+)
+_CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  None,
+  "Config file; a key is set with --config.section.key=value. Without it, a"
+  " run directory's own config is used.",
+  lock_config=True,
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs one mode; a user's mistake ends in one sentence and exit code 1."""
+  if len(argv) > 1:
+    refuse(f"Flags start with --: {' '.join(argv[1:])!r} was not understood.")
+  if not _WORKDIR.value:
+    refuse("--workdir=DIRECTORY says where the run lives; it is required.")
+  std_logging.getLogger("jax").setLevel(std_logging.ERROR)
+  logging.set_verbosity(logging.ERROR)  # Orbax tells of every file.
+  begin = time.perf_counter()
+  try:
+    workdir = pathlib.Path(_WORKDIR.value).absolute()
+    config = resolve_config(workdir)
+    mesh = plugins.call(layout.make_mesh, config["mesh"], "config.mesh")
+    if _DRY_RUN.value:
+      actions.describe(config, mesh)
+      return
+    MODES[_MODE.value](config, workdir, mesh)
+  except loop.Stopped as stopped:
+    print(f"{stopped} Run the same command to go on.", file=sys.stderr)
+    sys.exit(STOPPED)
+  except USER_ERRORS as error:
+    if _TRACEBACK.value:
+      raise
+    refuse(sentence(error))
+  print(f"{_MODE.value}: done in {time.perf_counter() - begin:.0f} s")
+
+
+def resolve_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """--config with its overrides, or else the config of the run directory."""
+  if _CONFIG.value is None:
+    return checkpoint.read_config(workdir)
+  # Through JSON: what is stored and what is used must be the same.
+  return json.loads(_CONFIG.value.to_json())
+
+
+def refuse(message: str) -> None:
+  """One sentence on stderr, and exit code 1."""
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(1)
+
+
+def sentence(error: BaseException) -> str:
+  """An exception as one line for a person."""
+  if isinstance(error, OSError) and error.strerror:
+    place = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror}{place}."
+  return " ".join(str(error).split())
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Flags as absl reads them; an unknown config key is one sentence."""
+  try:
+    return app.parse_flags_with_usage(list(argv))
+  except (AttributeError, KeyError) as error:
+    refuse(f"The config has no such key: {sentence(error)}.")
+  except OSError as error:
+    refuse(f"--config: {sentence(error)}")
+  raise AssertionError("unreachable")
+
+
+def entry() -> None:
+  """Console entry point."""
+  # Every run profits from what an earlier one compiled.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+  entry()

@@ -1,0 +1,205 @@
+"""The parts of a transformer block: norms, attention, MLP, residual stream."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vq_jax.ops.attention import attend
+from vq_jax.ops.sharding import pin_batch
+from vq_jax.types import Array
+
+ACTIVATIONS = {
+  "exact": functools.partial(jax.nn.gelu, approximate=False),
+  "tanh": functools.partial(jax.nn.gelu, approximate=True),
+  "sigmoid": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+NORMAL = nn.initializers.normal(0.02)
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)). N(0, 0.02) would multiply the variance by
+# 7 in a 3x3 convolution of 2048 channels.
+FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+Dense = functools.partial(nn.Dense, kernel_init=NORMAL)
+LAYERS = {
+  "fc": Dense,
+  "conv": functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=FAN_IN),
+}
+
+
+def sinusoid(position: Array, width: int) -> Array:
+  """[sin(f_i p), cos(f_i p)], f_i = 10^(-4 i / (width/2 - 1)).
+
+  Args:
+    position: real numbers, any shape [...].
+    width: an even number of features, at least 4.
+
+  Returns:
+    [... width], float32 (arXiv:1706.03762, section 3.5, as arXiv:2111.14822
+    lays it out: all sines first).
+  """
+  half = width // 2
+  frequency = jnp.exp(-math.log(1e4) / (half - 1) * jnp.arange(half))
+  angle = jnp.asarray(position, jnp.float32)[..., None] * frequency
+  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def layer_norm(**kwargs: Any) -> nn.LayerNorm:
+  """LayerNorm in float32, two-pass variance, eps 1e-5."""
+  return nn.LayerNorm(
+    epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, **kwargs
+  )
+
+
+class AffineNorm(nn.Module):
+  """LayerNorm with learnt scale and bias; the signal plays no part."""
+
+  @nn.compact
+  def __call__(self, x: Array, signal: Array | None = None) -> Array:
+    """[b n d] -> [b n d], float32."""
+    del signal
+    return layer_norm(name="norm")(x)
+
+
+class AdaptiveNorm(nn.Module):
+  """AdaLN: LayerNorm whose scale and shift come from a signal.
+
+  LN(x) * (1 + scale) + shift with [scale, shift] = Linear(SiLU(embedding)), the
+  scale first (arXiv:2111.14822, eq. 10).
+
+  Attributes:
+    rows: rows of a learnt table that integer signals [b] index; None for
+      signals that are embeddings [b d] already.
+    mean_row: index `rows` means "unknown": the mean of the table.
+  """
+
+  rows: int | None = None
+  mean_row: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array, signal: Array) -> Array:
+    """x [b n d], signal [b] or [b d] -> [b n d], float32."""
+    width = x.shape[-1]
+    if self.rows is not None:
+      table = self.param("embedding", NORMAL, (self.rows, width))
+      if self.mean_row:
+        table = jnp.concatenate([table, table.mean(0, keepdims=True)])
+      signal = jnp.take(table, signal, axis=0)
+    linear = Dense(2 * width, name="modulation")
+    scale, shift = jnp.split(linear(jax.nn.silu(signal))[:, None], 2, axis=-1)
+    return layer_norm(use_scale=False, use_bias=False)(x) * (1 + scale) + shift
+
+
+class Attention(nn.Module):
+  """Multi-head attention of x over a context; every projection has a bias."""
+
+  heads: int
+  causal: bool = False
+  dropout: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, context: Array, train: bool) -> Array:
+    """x [b n d], context [b m e] -> [b n d]; x is its own context in a self.
+
+    Padding of the context is not masked: systems that pad captions train with
+    the features of the padding.
+    """
+    width = x.shape[-1]
+
+    def heads(name: str, source: Array) -> Array:
+      y = Dense(width, dtype=self.dtype, name=name)(source)
+      return einops.rearrange(y, "b n (a d) -> b n a d", a=self.heads)
+
+    drop = None
+    if train and self.dropout:
+      drop = nn.Dropout(self.dropout, deterministic=False)
+    y = attend(
+      heads("query", x),
+      heads("key", context),
+      heads("value", context),
+      causal=self.causal,
+      drop=drop,
+    )
+    y = einops.rearrange(y, "b n a d -> b n (a d)")
+    return Dense(width, dtype=self.dtype, name="out")(y)
+
+
+class Mlp(nn.Module):
+  """Widen, activate, narrow: per token, or in 3x3 windows of the grid.
+
+  Attributes:
+    layer: a key of LAYERS.
+    activation: a key of ACTIVATIONS.
+    grid: (h, w), h * w = n.
+    ratio: hidden features per feature.
+    dtype: the compute type.
+  """
+
+  layer: str
+  activation: str
+  grid: tuple[int, int]
+  ratio: int = 4
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[b n d] -> [b n d]."""
+    layer = functools.partial(LAYERS[self.layer], dtype=self.dtype)
+    width = x.shape[-1]
+    x = einops.rearrange(x, "b (h w) d -> b h w d", h=self.grid[0])
+    x = layer(self.ratio * width, name="up")(x)
+    x = layer(width, name="down")(ACTIVATIONS[self.activation](x))
+    return einops.rearrange(x, "b h w d -> b (h w) d")
+
+
+class Block(nn.Module):
+  """Pre-norm residual block: self-attention, cross-attention if text, MLP.
+
+  Attributes:
+    norm: makes the norm in front of either attention.
+    mlp_norm: makes the norm in front of the MLP.
+    attention: makes an Attention.
+    mlp: makes the MLP.
+    causal: self-attention looks back only.
+    dropout: rate on what joins the residual stream.
+    train: dropout is active.
+  """
+
+  norm: Callable[..., nn.Module]
+  mlp_norm: Callable[..., nn.Module]
+  attention: Callable[..., nn.Module]
+  mlp: Callable[..., nn.Module]
+  causal: bool = False
+  dropout: float = 0.0
+  train: bool = False
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Array,
+    signal: Array | None,
+    label: Array | None,
+    text: Array | None,
+  ) -> tuple[Array, None]:
+    """x [b n d], signal [b] or [b d], label [b], text [b m e] -> [b n d], None.
+
+    The second result is what a scan over blocks wants.
+    """
+    drop = nn.Dropout(self.dropout, deterministic=not self.train)
+    x = pin_batch(x)
+    y = self.norm(name="attention_norm")(x, signal)
+    attention = self.attention(causal=self.causal, name="attention")
+    x += drop(attention(y, y, self.train)).astype(x.dtype)
+    if text is not None:
+      y = self.norm(name="cross_norm")(x, signal)
+      cross = self.attention(name="cross_attention")
+      x += drop(cross(y, text, self.train)).astype(x.dtype)
+    y = self.mlp_norm(name="mlp_norm")(x, label)
+    x += drop(self.mlp(name="mlp")(y)).astype(x.dtype)
+    return pin_batch(x), None

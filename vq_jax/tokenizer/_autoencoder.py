@@ -1,0 +1,221 @@
+"""The two halves of VQGAN: images -> latents and back, fully convolutional.
+
+Esser et al. 2021, arXiv:2012.09841, as in the released models; the submodules
+have the names their checkpoints use.
+"""
+
+import functools
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vq_jax.ops.sharding import pin_batch
+from vq_jax.types import Array
+
+
+def _norm(x: Array, groups: int, dtype: Any, name: str) -> Array:
+  """GroupNorm inside the calling module."""
+  width = x.shape[-1]
+  if width % groups:
+    raise ValueError(
+      f"GroupNorm needs a width that its groups divide: {width} channels,"
+      f" {groups} groups. Change `channels`, `multipliers` or `groups`."
+    )
+  # E[x^2] - E[x]^2 cancels in float32 where |mean| is far above the deviation.
+  norm = nn.GroupNorm(
+    groups, epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name
+  )
+  return norm(x)
+
+
+def _conv(features: int, dtype: Any, name: str, **kwargs: Any) -> nn.Conv:
+  """A 3x3 convolution that keeps the size, unless told otherwise."""
+  kwargs = {"padding": ((1, 1), (1, 1)), **kwargs}
+  return nn.Conv(features, (3, 3), dtype=dtype, name=name, **kwargs)
+
+
+class ResnetBlock(nn.Module):
+  """Two (norm, swish, conv) around a shortcut: [b h w c] -> [b h w width]."""
+
+  width: int
+  groups: int
+  dropout: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """The shortcut is projected only if the width changes."""
+    h = nn.swish(_norm(x, self.groups, self.dtype, "norm1"))
+    h = _conv(self.width, self.dtype, "conv1")(h)
+    h = nn.swish(_norm(h, self.groups, self.dtype, "norm2"))
+    h = nn.Dropout(self.dropout, deterministic=not train)(h)
+    h = _conv(self.width, self.dtype, "conv2")(h)
+    if x.shape[-1] != self.width:
+      x = nn.Dense(self.width, dtype=self.dtype, name="nin_shortcut")(x)
+    return x + h
+
+
+class AttnBlock(nn.Module):
+  """Single-head attention over all positions: [b h w c] -> [b h w c]."""
+
+  groups: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Plain matmuls: the head is as wide as the map, too wide for kernels."""
+    width = x.shape[-1]
+    dense = functools.partial(nn.Dense, width, dtype=self.dtype)
+    h = _norm(x, self.groups, self.dtype, "norm")
+    h = einops.rearrange(h, "b h w c -> b (h w) c")
+    q, k, v = (dense(name=name)(h) for name in ("q", "k", "v"))
+    scores = jnp.einsum("bnc,bmc->bnm", q, k) * width**-0.5
+    weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(v.dtype)
+    h = jnp.einsum("bnm,bmc->bnc", weights, v)
+    return x + dense(name="proj_out")(h).reshape(x.shape)
+
+
+class Downsample(nn.Module):
+  """A strided 3x3 convolution: [b h w c] -> [b h/2 w/2 c]."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Pads right and bottom only, whatever the size."""
+    one_side = ((0, 1), (0, 1))
+    conv = _conv(x.shape[-1], self.dtype, "conv", strides=2, padding=one_side)
+    return conv(x)
+
+
+class Upsample(nn.Module):
+  """Pixels doubled, then a 3x3 convolution: [b h w c] -> [b 2h 2w c]."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Nearest neighbours, then the convolution."""
+    x = einops.repeat(x, "b h w c -> b (h i) (w j) c", i=2, j=2)
+    return _conv(x.shape[-1], self.dtype, "conv")(x)
+
+
+class Stage(nn.Module):
+  """Everything at one resolution, then the step to the next."""
+
+  width: int
+  blocks: int
+  attention: bool
+  resample: type[nn.Module] | None
+  groups: int
+  dropout: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[b h w c] -> [b h' w' width]."""
+    block = functools.partial(
+      ResnetBlock, self.width, self.groups, self.dropout, self.dtype
+    )
+    for i in range(self.blocks):
+      x = block(name=f"block_{i}")(x, train)
+      if self.attention:
+        x = AttnBlock(self.groups, self.dtype, name=f"attn_{i}")(x)
+      x = pin_batch(x)
+    if self.resample is not None:
+      x = self.resample(self.dtype, name=self.resample.__name__.lower())(x)
+    return x
+
+
+class Mid(nn.Module):
+  """The bottleneck, always with attention: [b h w c] -> [b h w c]."""
+
+  groups: int
+  dropout: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Residual block, attention, residual block."""
+    block = functools.partial(
+      ResnetBlock, x.shape[-1], self.groups, self.dropout, self.dtype
+    )
+    x = block(name="block_1")(x, train)
+    x = AttnBlock(self.groups, self.dtype, name="attn_1")(x)
+    return block(name="block_2")(x, train)
+
+
+class Half(nn.Module):
+  """What encoder and decoder share.
+
+  Attributes:
+    widths: channels of each level, the finest first.
+    attention: whether each level attends.
+    blocks: residual blocks of each level.
+    features: channels of the output.
+    final_swish: a swish before the last convolution.
+    groups: groups of every GroupNorm.
+    dropout: dropout rate inside the residual blocks.
+    dtype: what is computed in; parameters are float32.
+  """
+
+  widths: tuple[int, ...]
+  attention: tuple[bool, ...]
+  blocks: int
+  features: int
+  final_swish: bool
+  groups: int
+  dropout: float
+  dtype: Any
+
+  def stage(self, i: int, resample: type[nn.Module] | None, name: str) -> Stage:
+    """Level i, 0 being the finest."""
+    shared = (self.groups, self.dropout, self.dtype)
+    return Stage(
+      self.widths[i],
+      self.blocks,
+      self.attention[i],
+      resample,
+      *shared,
+      name=f"{name}_{i}",
+    )
+
+  def mid(self) -> Mid:
+    """The bottleneck."""
+    return Mid(self.groups, self.dropout, self.dtype, name="mid")
+
+  def head(self, x: Array) -> Array:
+    """[b h w c] -> [b h w features]."""
+    x = _norm(x, self.groups, self.dtype, "norm_out")
+    x = nn.swish(x) if self.final_swish else x
+    return _conv(self.features, self.dtype, "conv_out")(x)
+
+
+class Encoder(Half):
+  """[b h w c] -> [b h' w' features], from the finest level to the coarsest."""
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """All levels but the last halve the size."""
+    last = len(self.widths) - 1
+    x = _conv(self.widths[0], self.dtype, "conv_in")(x)
+    for i in range(last + 1):
+      resample = Downsample if i < last else None
+      x = self.stage(i, resample, "down")(x, train)
+    return self.head(self.mid()(x, train))
+
+
+class Decoder(Half):
+  """[b h' w' d] -> [b h w features], from the coarsest level to the finest."""
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """All levels but the finest double the size."""
+    x = _conv(self.widths[-1], self.dtype, "conv_in")(x)
+    x = self.mid()(x, train)
+    for i in reversed(range(len(self.widths))):
+      x = self.stage(i, Upsample if i else None, "up")(x, train)
+    return self.head(x)

@@ -1,0 +1,180 @@
+"""VQGAN: a convolutional autoencoder with a codebook in the middle.
+
+Esser et al. 2021, arXiv:2012.09841, as in the released models. Four fields
+give the variant of arXiv:2111.12701: see `Tokenizer`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import einops
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vq_jax.tokenizer import quantize
+from vq_jax.tokenizer._autoencoder import Decoder, Encoder, Half
+from vq_jax.types import Array
+
+
+class Codes(NamedTuple):
+  """What is between encoder and decoder.
+
+  Attributes:
+    latents: encoder outputs [b h' w' d], float32.
+    quantized: their codes, *before* `straight_through` [b h' w' d], float32.
+    ids: indices of the codes [b n], int32, raster order.
+  """
+
+  latents: Array
+  quantized: Array
+  ids: Array
+
+
+class Tokenizer(nn.Module):
+  """Images in [-1, 1] <-> ids. The defaults are the f16 model with K = 1024.
+
+  The network is fully convolutional: `image_size` only says which levels
+  attend and which grid `decode` assumes. Images of another size, square or
+  not, need sides that `factor` divides. Parameters do not depend on the size,
+  so `init` is cheapest with one image of `factor` pixels a side.
+
+  The models of arXiv:2111.12701 have projections=False, final_swish=False,
+  decoder_extra=0, unit_range=True.
+
+  Attributes:
+    image_size: training resolution, in pixels a side.
+    image_channels: 3 for RGB.
+    channels: width of the finest level.
+    multipliers: width of each level over `channels`, the finest first.
+    blocks: residual blocks per encoder level.
+    attention: sides, in pixels, of the levels that attend.
+    latent_dim: channels of the encoder's output and the decoder's input.
+    vocab_size: K, the number of codes.
+    code_dim: d, the length of a code.
+    groups: groups of every GroupNorm; they must divide every width.
+    dropout: rate inside the residual blocks, in training.
+    projections: linear maps between latent_dim and code_dim, on either side of
+      the codebook; without them the two must be equal.
+    final_swish: a swish before the last convolution of encoder and decoder.
+    decoder_extra: residual blocks a decoder level has more than an encoder's.
+    unit_range: the network works on [0, 1]; in and out stay [-1, 1].
+    quantizer: (vocab_size, code_dim) -> a module like `quantize.Nearest`.
+    dtype: what is computed in. Parameters, latents, outputs are float32.
+  """
+
+  image_size: int = 256
+  image_channels: int = 3
+  channels: int = 128
+  multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+  blocks: int = 2
+  attention: tuple[int, ...] = (16,)
+  latent_dim: int = 256
+  vocab_size: int = 1024
+  code_dim: int = 256
+  groups: int = 32
+  dropout: float = 0.0
+  projections: bool = True
+  final_swish: bool = True
+  decoder_extra: int = 1
+  unit_range: bool = False
+  quantizer: Callable[..., nn.Module] = quantize.Nearest
+  dtype: Any = jnp.float32
+
+  def setup(self) -> None:
+    """Builds both halves, the quantizer between them, and the projections."""
+    if not self.projections and self.latent_dim != self.code_dim:
+      raise ValueError(
+        f"Without projections latent_dim = {self.latent_dim} must equal"
+        f" code_dim = {self.code_dim}."
+      )
+    self.encoder = self._half(Encoder, self.blocks, self.latent_dim)
+    blocks = self.blocks + self.decoder_extra
+    self.decoder = self._half(Decoder, blocks, self.image_channels)
+    self.quantize = self.quantizer(self.vocab_size, self.code_dim)
+    if self.projections:
+      # float32: these are small, and ids hang on the last digits.
+      self.quant_conv = nn.Dense(self.code_dim)
+      self.post_quant_conv = nn.Dense(self.latent_dim)
+
+  def _half(self, kind: type[Half], blocks: int, features: int) -> Half:
+    """An Encoder or Decoder of this tokenizer's sizes."""
+    levels = range(len(self.multipliers))
+    return kind(
+      widths=tuple(self.channels * m for m in self.multipliers),
+      attention=tuple(self.image_size >> i in self.attention for i in levels),
+      blocks=blocks,
+      features=features,
+      final_swish=self.final_swish,
+      groups=self.groups,
+      dropout=self.dropout,
+      dtype=self.dtype,
+    )
+
+  @property
+  def factor(self) -> int:
+    """Pixels a side per code."""
+    return 2 ** (len(self.multipliers) - 1)
+
+  @property
+  def grid(self) -> tuple[int, int]:
+    """Codes (h', w') of an image of `image_size`."""
+    side = self.image_size // self.factor
+    return side, side
+
+  def __call__(
+    self, images: Array, *, train: bool = False
+  ) -> tuple[Array, Codes]:
+    """Images [b h w c] in [-1, 1] -> their reconstructions, unclipped, Codes.
+
+    With train=True and dropout > 0, `apply` needs rngs={"dropout": key}.
+    """
+    latents = self._latents(images, train)
+    through, quantized, ids = self.quantize(latents)
+    ids = einops.rearrange(ids, "b h w -> b (h w)")
+    outputs = self.decode_latents(through, train=train)
+    return outputs, Codes(latents, quantized, ids)
+
+  def encode(self, images: Array) -> Array:
+    """Images [b h w c] in [-1, 1] -> ids [b n], int32, raster order.
+
+    Raises:
+      ValueError: `factor` does not divide the sides of the images.
+    """
+    ids = self.quantize(self._latents(images, False)).ids
+    return einops.rearrange(ids, "b h w -> b (h w)")
+
+  def decode(self, ids: Array, grid: tuple[int, int] | None = None) -> Array:
+    """Ids [b n] -> images [b h w c], about [-1, 1], unclipped, float32.
+
+    Args:
+      ids: codes 0..K-1 in raster order; `quantize.check_ids` checks them.
+      grid: (h', w') with h' w' = n; None is that of the training resolution.
+
+    Raises:
+      ValueError: the grid does not have n positions.
+    """
+    h, w = self.grid if grid is None else grid
+    if h * w != ids.shape[1]:
+      raise ValueError(f"{ids.shape[1]} ids do not fill a grid of {h} x {w}.")
+    codes = self.quantize.lookup(ids)
+    codes = einops.rearrange(codes, "b (h w) d -> b h w d", h=h, w=w)
+    return self.decode_latents(codes)
+
+  def decode_latents(self, quantized: Array, *, train: bool = False) -> Array:
+    """Codes [b h' w' d] -> images [b h w c], unclipped, float32."""
+    if self.projections:
+      quantized = self.post_quant_conv(quantized)
+    outputs = self.decoder(quantized, train).astype(jnp.float32)
+    return 2.0 * outputs - 1.0 if self.unit_range else outputs
+
+  def _latents(self, images: Array, train: bool) -> Array:
+    """Images [b h w c] -> latents [b h' w' d], float32."""
+    h, w = images.shape[1:3]
+    if h % self.factor or w % self.factor:
+      raise ValueError(
+        f"Images of {h} x {w} pixels: both sides must be multiples of"
+        f" {self.factor}."
+      )
+    images = (images + 1.0) / 2.0 if self.unit_range else images
+    latents = self.encoder(images, train).astype(jnp.float32)
+    return self.quant_conv(latents) if self.projections else latents

@@ -1,0 +1,227 @@
+"""What the modes of `main` do, one function each: (config, workdir, mesh)."""
+
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from jax.sharding import Mesh
+from PIL import Image
+
+from vq_jax import evaluate as evaluation
+from vq_jax import pictures, pipeline, plugins, weights
+from vq_jax.data import _loader, tokens
+from vq_jax.train import checkpoint, layout, loop, prior
+from vq_jax.train.log import Log, progress
+from vq_jax.types import Params
+
+Config = Mapping[str, Any]
+FRAMES = 12  # Of a film strip.
+ACTORS = 8  # Images in a film strip.
+SHOWN = 128  # Images in a sample grid.
+
+
+def stage(config: Config) -> Any:
+  """The module that trains config.stage."""
+  module = plugins.resolve("train", config["stage"])
+  if not hasattr(module, "make_task"):
+    raise ValueError(
+      f"config.stage is 'vqgan' or 'prior', not {config['stage']!r}."
+    )
+  return module
+
+
+def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
+  """Trains to config.steps, resuming if the directory holds a checkpoint."""
+  layout.check_batch(config["batch"], mesh, "config.batch")
+  task = stage(config).make_task(config)
+  checkpoint.claim(workdir, config)
+  if config["stage"] == "prior":
+    adopt_tokenizer(config, workdir)
+  store = open_store(config, workdir)
+  if store.latest() == config["steps"]:
+    print(f"{workdir} is trained to step {config['steps']}; nothing to do.")
+    return
+  log = Log(workdir)
+  try:
+    loop.fit(
+      task,
+      mesh,
+      store,
+      log,
+      steps=config["steps"],
+      batch=config["batch"],
+      seed=config["seed"],
+      every=config["every"],
+    )
+  finally:
+    store.close()
+    log.close()
+
+
+def adopt_tokenizer(config: Config, workdir: pathlib.Path) -> None:
+  """Copies the tokenizer in, so that the run directory is enough to sample."""
+  source = pathlib.Path(config["data"]["path"]) / "tokenizer"
+  if not (workdir / "tokenizer" / "config.json").exists():
+    shutil.copytree(source, workdir / "tokenizer", dirs_exist_ok=True)
+
+
+def open_store(config: Config, workdir: pathlib.Path) -> checkpoint.Store:
+  """The run's checkpoints, kept as config.keep says."""
+  options = config["keep"]
+  given = ("self", "workdir", "config")
+  plugins.check(checkpoint.Store.__init__, options, "config.keep", given)
+  return checkpoint.Store(workdir, config, **options)
+
+
+def load(config: Config, workdir: pathlib.Path, mesh: Mesh) -> tuple:
+  """(step, averaged weights) of a trained run, on the mesh.
+
+  Raises:
+    ValueError: the run has another config.
+    FileNotFoundError: there is no run or no checkpoint.
+  """
+  checkpoint.differ(checkpoint.read_config(workdir), config, workdir)
+  init = stage(config).initial(config)
+  abstract = jax.eval_shape(init, jax.random.key(0))
+  store = open_store(config, workdir)
+  loaded = store.weights(abstract, layout.layout(abstract, mesh))
+  store.close()
+  return loaded
+
+
+def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
+  """Writes <workdir>/tokens: shards, a manifest, and the tokenizer itself."""
+  if config["stage"] != "vqgan":
+    raise ValueError(
+      "--mode=tokenize needs the config and workdir of a tokenizer."
+    )
+  step, params = load(config, workdir, mesh)
+  directory = workdir / "tokens"
+  tokenizer = pipeline.build_tokenizer(config["tokenizer"])
+  params = jax.device_get(params)
+  weights.save_part(directory / "tokenizer", config["tokenizer"], params)
+  digest = hashlib.sha256(
+    (directory / "tokenizer" / "params.safetensors").read_bytes()
+  ).hexdigest()
+  manifest = {
+    "tokenizer": digest,
+    "step": step,
+    "data": dict(config["data"]),
+    "vocab_size": tokenizer.vocab_size,
+    "grid": list(tokenizer.grid),
+  }
+  file = directory / tokens.MANIFEST
+  if file.exists():
+    old = json.loads(file.read_text())
+    if {k: old.get(k) for k in manifest} == manifest:
+      print(f"{directory} holds the tokens of this tokenizer; nothing to do.")
+      return
+    file.unlink()  # The shards are about to change under it.
+  manifest["splits"] = {
+    split: tokens.write(
+      str(directory),
+      split,
+      encoded(tokenizer, params, config, split),
+      tokenizer.vocab_size,
+    )
+    for split in config["splits"]
+  }
+  file.write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def encoded(
+  tokenizer: Any, params: Params, config: Config, split: str
+) -> Iterator[dict]:
+  """Batches of one split with ids in place of images."""
+  source = plugins.build("data", "source", config["data"], "config.data", split)
+  encode = jax.jit(lambda p, x: pipeline.encode(tokenizer, p, x))
+  batch = config["evaluate"]["batch"]
+  keys = list(source[0])
+  batches = _loader.padded(source, keys, batch)
+  total = -(-len(source) // batch)
+  for rows in progress(batches, total, f"tokenize {split}"):
+    ids = encode(params, rows.pop("image"))
+    yield {"ids": np.asarray(ids), **rows}
+
+
+def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
+  """Writes samples/*.png, samples.png and film.png."""
+  if config["stage"] != "prior":
+    raise ValueError("Samples are drawn from a prior; this run is a tokenizer.")
+  layout.check_batch(config["sample"]["batch"], mesh, "config.sample.batch")
+  net = pipeline.build_net(config["net"])
+  system = pipeline.build_prior(config["prior"])
+  run = prior.make_generator(config, net, system)
+  chain = prior.make_generator(config, net, system, "trajectory")
+  _, params = load(config, workdir, mesh)
+  tokenizer, frozen = pipeline.load_tokenizer(workdir / "tokenizer")
+  paint = jax.jit(lambda ids: pipeline.decode(tokenizer, frozen, ids, net.grid))
+
+  def place(index: np.ndarray) -> jax.Array:
+    return layout.place_batch({"index": index}, mesh)["index"]
+
+  folder = workdir / "samples"
+  folder.mkdir(exist_ok=True)
+  shown = []
+  count, size = config["sample"]["count"], config["sample"]["batch"]
+  batches = evaluation.samples(
+    lambda index: run(params, place(index)), paint, count, size
+  )
+  for batch in progress(
+    batches, -(-count // size), f"sample, {size} at a time"
+  ):
+    images = pipeline.to_uint8(batch["fake"])[batch["mask"]]
+    for index, image in zip(batch["index"], images, strict=False):
+      Image.fromarray(image).save(folder / f"{index:06d}.png")
+    shown.extend(images[: max(SHOWN - len(shown), 0)])
+  save_picture(workdir / "samples.png", pictures.grid(np.stack(shown), 16))
+  states = np.asarray(chain(params, place(np.arange(size))))[:ACTORS]
+  save_picture(workdir / "film.png", film(states, system, net.grid, paint))
+  print(f"{folder}: {count} images; {workdir}/samples.png, film.png")
+
+
+def film(states: np.ndarray, system: Any, grid: tuple, paint: Any):
+  """States [b steps+1 n] -> rows of images, columns of time; masks are grey."""
+  frames = np.linspace(0, states.shape[1] - 1, FRAMES).round().astype(int)
+  states = states[:, frames].reshape(-1, states.shape[-1])
+  masked = states == system.vocab_size
+  # Under the veil any code does; visible cells near it see it a little.
+  images = pipeline.to_uint8(paint(np.where(masked, 0, states)))
+  veiled = pictures.veil(images, masked.reshape(-1, *grid))
+  return pictures.grid(veiled, columns=FRAMES)
+
+
+def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
+  """uint8 [h w c] -> a PNG file."""
+  Image.fromarray(picture).save(path)
+
+
+def evaluate(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
+  """Writes metrics.json and prints it."""
+  step, params = load(config, workdir, mesh)
+  numbers = stage(config).measure(config, workdir, mesh, params)
+  row = {"step": step, **numbers}
+  (workdir / "metrics.json").write_text(json.dumps(row, indent=2) + "\n")
+  width = max(map(len, row))
+  for name, value in row.items():
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    print(f"{name:<{width}}  {text}")
+
+
+def describe(config: Config, mesh: Mesh) -> None:
+  """Prints the resolved config, parameters, mesh and where each array lives."""
+  print(json.dumps(config, indent=2))
+  task = stage(config).make_task(config)
+  abstract = jax.eval_shape(task.init, jax.random.key(0))
+  where = layout.layout(abstract, mesh)
+  print(parameter_overview.get_parameter_overview(abstract.params))
+  print(f"mesh: {dict(mesh.shape)} over {mesh.devices.size} devices")
+  rows = weights.flatten(jax.tree.map(lambda s: s.spec, where.params))
+  for name, spec in rows.items():
+    print(f"{name:<60} {spec}")

@@ -1,0 +1,226 @@
+"""Stage 1: the tokenizer, trained for reconstruction and commitment."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from vq_jax import evaluate, pictures, pipeline, plugins
+from vq_jax.data import _loader
+from vq_jax.features import lpips
+from vq_jax.tokenizer import losses, quantize
+from vq_jax.train import optimizer
+from vq_jax.train.task import State, Task, apply_gradients, new_state
+from vq_jax.types import Array, Batch, Key, Metrics, Params
+
+Config = Mapping[str, Any]
+EVALUATED = ("psnr", "l1")  # While training; `measure` adds the slow ones.
+
+
+def make_task(config: Config) -> Task:
+  """A tokenizer of `config.tokenizer` for the images of `config.data`."""
+  tokenizer = pipeline.build_tokenizer(config["tokenizer"])
+  transform = plugins.call(
+    optimizer.make_optimizer,
+    config["optimizer"],
+    "config.optimizer",
+    config["steps"],
+  )
+  train, validation = (
+    plugins.build("data", "source", config["data"], "config.data", split)
+    for split in ("train", "validation")
+  )
+  loss = make_loss(tokenizer, **config["loss"])
+  return Task(
+    init=lambda key: _init(tokenizer, transform, key),
+    update=make_update(tokenizer, transform, loss, config),
+    source=train,
+    inputs=("image",),
+    evaluate=lambda state: _evaluate(tokenizer, config, validation, state),
+    pictures={
+      "reconstructions": lambda state: _pairs(tokenizer, validation, state)
+    },
+  )
+
+
+def make_loss(tokenizer: Any, *, lpips_weights: str = "", **terms: float):
+  """(params, images [b h w c] in [-1, 1], key) -> (scalar, (metrics, codes)).
+
+  Args:
+    tokenizer: a Linen tokenizer.
+    lpips_weights: file with LPIPS weights; empty trains on pixels alone.
+    **terms: weights of `losses.stage_one`.
+
+  Raises:
+    ValueError: an unknown weight.
+  """
+  perceptual = None
+  if lpips_weights:
+    frozen = lpips.load(lpips_weights)
+    perceptual = lambda x, y: lpips.distance(frozen, x, y)  # noqa: E731
+  legal = ("l1", "l2", "perceptual_weight", "commitment", "codebook")
+  for name in terms:
+    if name not in (*legal, "vq_weight"):
+      raise ValueError(plugins.unknown(name, legal, "config.loss has no key"))
+
+  def loss(params: Params, images: Array, key: Key) -> tuple[Array, tuple]:
+    outputs, codes = tokenizer.apply(
+      {"params": params}, images, train=True, rngs={"dropout": key}
+    )
+    total, metrics = losses.stage_one(
+      images,
+      outputs,
+      codes.latents,
+      codes.quantized,
+      perceptual=perceptual,
+      **terms,
+    )
+    return total, (metrics, codes)
+
+  return loss
+
+
+def make_update(
+  tokenizer: Any,
+  transform: optax.GradientTransformation,
+  loss: Any,
+  config: Config,
+):
+  """(state, batch, key) -> (state, metrics), pure."""
+  size = tokenizer.vocab_size
+  patience = config["revive_after"]
+
+  def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+    key_flip, key_drop, key_revive = jax.random.split(key, 3)
+    images = pipeline.to_float(batch["image"])
+    if config["flip"]:
+      images = flip(key_flip, images)
+    grads, (metrics, codes) = jax.grad(loss, has_aux=True)(
+      state.params, images, key_drop
+    )
+    params, moments = apply_gradients(transform, grads, state)
+    idle = state.extra
+    old = state.ema
+    if patience:
+      params, idle, revived = _revive(key_revive, params, idle, codes, patience)
+      metrics["revived_codes"] = jnp.sum(revived)
+      old = _adopt(old, params, revived)
+    counts = quantize.histogram(codes.ids, size)
+    metrics |= {
+      "grad_norm": optax.global_norm(grads),
+      "codebook_usage": quantize.usage(counts),
+      "codebook_perplexity": quantize.perplexity(counts),
+    }
+    step = state.step + 1
+    ema = optimizer.average(old, params, step, **config["ema"])
+    new = State(step, state.ok, params, ema, moments, idle)
+    return new, metrics
+
+  return update
+
+
+def flip(key: Key, images: Array) -> Array:
+  """Mirrors each image [b h w c] with probability 1/2."""
+  heads = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+  return jnp.where(heads, images[:, :, ::-1], images)
+
+
+def _revive(key: Key, params: Params, idle: Array, codes: Any, patience: int):
+  """Dead codes restart from encoder outputs -> (params, idle, revived [K])."""
+  codebook, idle, revived = quantize.revive(
+    key,
+    params["quantize"]["codebook"],
+    idle,
+    codes.latents,
+    codes.ids,
+    patience=patience,
+  )
+  part = {**params["quantize"], "codebook": codebook}
+  return {**params, "quantize": part}, idle, revived
+
+
+def _adopt(ema: Params, params: Params, revived: Array) -> Params:
+  """The average of a code that has just been born is the code."""
+  codebook = jnp.where(
+    revived[:, None],
+    params["quantize"]["codebook"],
+    ema["quantize"]["codebook"],
+  )
+  return {**ema, "quantize": {**ema["quantize"], "codebook": codebook}}
+
+
+def initial(config: Config) -> Callable[[Key], Params]:
+  """Key -> fresh weights of config.tokenizer."""
+  return functools.partial(
+    pipeline.init_tokenizer, pipeline.build_tokenizer(config["tokenizer"])
+  )
+
+
+def measure(
+  config: Config, workdir: pathlib.Path, mesh: Mesh, params: Params
+) -> dict[str, float]:
+  """Reconstruction of the validation images, and how well they fit captions."""
+  del workdir, mesh
+  tokenizer = pipeline.build_tokenizer(config["tokenizer"])
+  source = plugins.build(
+    "data", "source", config["data"], "config.data", "validation"
+  )
+  name = config["evaluate"]["features"]
+  extractor = plugins.resolve("features", name)
+  batch = config["evaluate"]["batch"]
+  real = evaluate.fold(
+    {"retrieval": {}},
+    evaluate.featured(evaluate.originals(source, batch), extractor, ("real",)),
+  )
+  metrics = {metric: {} for metric in (*EVALUATED, "ssim", "frechet")}
+  metrics |= {"retrieval": {}, "codebook": {"vocab_size": tokenizer.vocab_size}}
+  numbers = evaluate.fold(
+    metrics,
+    evaluate.featured(
+      evaluate.reconstructions(tokenizer, params, source, batch),
+      extractor,
+      ("real", "fake"),
+    ),
+  )
+  numbers[f"{name}_rfd"] = numbers.pop("fd")
+  for key in real:
+    numbers[f"{name}_{key}"] = numbers.pop(key)
+    numbers[f"{name}_{key}_of_originals"] = real[key]
+  return numbers
+
+
+def _init(tokenizer: Any, transform: Any, key: Key) -> State:
+  params = pipeline.init_tokenizer(tokenizer, key)
+  idle = jnp.zeros(tokenizer.vocab_size, jnp.int32)
+  return new_state(params, transform.init(params), idle)
+
+
+def _evaluate(
+  tokenizer: Any, config: Config, source: Any, state: State
+) -> dict[str, float]:
+  metrics = {name: {} for name in EVALUATED}
+  metrics["codebook"] = {"vocab_size": tokenizer.vocab_size}
+  section = config["evaluate"]
+  batches = evaluate.reconstructions(
+    tokenizer, state.ema, source, section["batch"], section["limit"]
+  )
+  return evaluate.fold(metrics, batches)
+
+
+def _pairs(tokenizer: Any, source: Any, state: State) -> np.ndarray:
+  """Validation images spread over the whole split, above reconstructions."""
+  spread = np.linspace(0, len(source) - 1, min(len(source), 48)).astype(int)
+  rows = _loader.stack([source[int(i)] for i in spread], ("image", "caption"))
+  shown = [dict(image=i, caption="") for i in rows["image"]]
+  batch = next(
+    evaluate.reconstructions(tokenizer, state.ema, shown, len(shown))
+  )
+  return pictures.pairs(
+    rows["image"], pipeline.to_uint8(batch["fake"]), columns=16
+  )

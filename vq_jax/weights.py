@@ -1,0 +1,122 @@
+"""Parameter trees as safetensors files, with strict key accounting.
+
+A file holds arrays and one string of metadata, nothing that can be executed.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from vq_jax.types import Params
+
+SEPARATOR = "/"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{"a": {"b": x}} -> {"a/b": x}."""
+  flat = {}
+  for key, value in tree.items():
+    name = f"{prefix}{key}"
+    if isinstance(value, Mapping):
+      flat.update(flatten(value, name + SEPARATOR))
+    else:
+      flat[name] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """{"a/b": x} -> {"a": {"b": x}}."""
+  tree: dict[str, Any] = {}
+  for name, value in flat.items():
+    *parents, leaf = name.split(SEPARATOR)
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[leaf] = value
+  return tree
+
+
+def save(path: str | os.PathLike, tree: Params, metadata: str = "") -> None:
+  """Writes the tree; the file appears whole or not at all."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  flat = {k: np.ascontiguousarray(v) for k, v in flatten(tree).items()}
+  part = path.with_name(path.name + ".part")
+  safetensors.numpy.save_file(flat, part, metadata={"vq_jax": metadata})
+  os.replace(part, path)
+
+
+def load(path: str | os.PathLike) -> tuple[dict[str, Any], str]:
+  """The tree of numpy arrays and its metadata.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the file is not a whole safetensors file.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"There is no weights file {path}.")
+  try:
+    with safetensors.safe_open(path, framework="numpy") as file:
+      flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+      metadata = (file.metadata() or {}).get("vq_jax", "")
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+      f"{path} is not a whole safetensors file ({error}); write it again."
+    ) from error
+  return unflatten(flat), metadata
+
+
+def save_part(
+  directory: str | os.PathLike, config: Mapping[str, Any], params: Params
+) -> None:
+  """A trained part by itself: config.json and params.safetensors."""
+  directory = pathlib.Path(directory)
+  save(directory / "params.safetensors", params)
+  (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_part(directory: str | os.PathLike) -> tuple[dict, dict]:
+  """(config, params) that `save_part` wrote.
+
+  Raises:
+    FileNotFoundError: one of the two files is missing.
+    ValueError: the weights are not a whole file.
+  """
+  file = pathlib.Path(directory) / "config.json"
+  if not file.is_file():
+    raise FileNotFoundError(f"{directory} holds no exported part: no {file}.")
+  params, _ = load(file.with_name("params.safetensors"))
+  return json.loads(file.read_text()), params
+
+
+def check(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str):
+  """Compares shapes, tensor by tensor.
+
+  Args:
+    found: flat names -> anything with a shape, as stored.
+    wanted: flat names -> anything with a shape, as the config needs.
+    where: what is being read, for the message.
+
+  Raises:
+    ValueError: names the first tensor that is missing, extra or misshapen.
+  """
+  for name in sorted(set(found) | set(wanted)):
+    if name not in found:
+      what = f"lacks the tensor {name!r}"
+    elif name not in wanted:
+      what = f"has a tensor {name!r} that this config does not use"
+    elif tuple(found[name].shape) != tuple(wanted[name].shape):
+      what = (
+        f"has {name!r} of shape {tuple(found[name].shape)}, this config needs"
+        f" {tuple(wanted[name].shape)}"
+      )
+    else:
+      continue
+    raise ValueError(f"{where} belongs to another config: it {what}.")
