@@ -1,9 +1,9 @@
 """Masking ratios over time, and time grids.
 
 A schedule maps t in [0, 1] to the probability 1 - alpha(t) that a token is
-masked by then, from 0 at t = 0 to 1 at t = 1, rising. The ratio and not alpha is
-what is written down: the ELBO divides by it, and 1 - alpha has no correct digit
-left near t = 0. Slopes come from `jax.grad`, never from a second formula.
+masked by then, from 0 at t = 0 to 1 at t = 1, rising. The ratio and not alpha
+is what is written down: the ELBO divides by it, and 1 - alpha has no correct
+digit left near t = 0. Slopes come from `jax.grad`, never from a second formula.
 """
 
 from collections.abc import Callable

@@ -220,8 +220,12 @@ def describe(config: Config, mesh: Mesh) -> None:
   task = stage(config).make_task(config)
   abstract = jax.eval_shape(task.init, jax.random.key(0))
   where = layout.layout(abstract, mesh)
-  print(parameter_overview.get_parameter_overview(abstract.params))
+  placed = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract.params,
+    where.params,
+  )
+  print(
+    parameter_overview.get_parameter_overview(placed, include_stats="sharding")
+  )
   print(f"mesh: {dict(mesh.shape)} over {mesh.devices.size} devices")
-  rows = weights.flatten(jax.tree.map(lambda s: s.spec, where.params))
-  for name, spec in rows.items():
-    print(f"{name:<60} {spec}")

@@ -97,7 +97,7 @@ def make_update(
     params, moments = apply_gradients(transform, grads, state)
     step = state.step + 1
     ema = optimizer.average(state.ema, params, step, **config["ema"])
-    metrics |= {"loss": value, "grad_norm": optax.global_norm(grads)}
+    metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads)}
     return State(step, state.ok, params, ema, moments, ()), metrics
 
   return update

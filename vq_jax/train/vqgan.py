@@ -113,7 +113,7 @@ def make_update(
       old = _adopt(old, params, revived)
     counts = quantize.histogram(codes.ids, size)
     metrics |= {
-      "grad_norm": optax.global_norm(grads),
+      "grad_norm": optax.tree.norm(grads),
       "codebook_usage": quantize.usage(counts),
       "codebook_perplexity": quantize.perplexity(counts),
     }

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The default test suite in a fresh environment. Arguments go to pytest:
+#   bash launch/test.sh                  everything but `slow` and `gpu`
+#   bash launch/test.sh -m slow          the long tests
+#   bash launch/test.sh tests/test_x.py  one file
+set -euo pipefail
+if [ "${1:-}" = "--help" ]; then sed -n '2,5s/^# \{0,1\}//p' "$0"; exit; fi
+source "$(dirname "$0")/env.sh"
+prepare "cpu,test"
+export NPROC=16 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+ruff check .
+ruff format --check .
+python -m pytest "$@"

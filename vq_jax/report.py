@@ -1,0 +1,158 @@
+"""python -m vq_jax.report DIRECTORY: one page about a tokenizer and a prior.
+
+Reads only files that the modes of `vq_jax.main` wrote into DIRECTORY/tokenizer
+and DIRECTORY/prior; writes curves, metrics.json and index.html beside them.
+"""
+
+import html
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+PARTS = ("tokenizer", "prior")
+# Curves of each part: (title, names of metrics).
+CURVES = {
+  "tokenizer": (
+    ("reconstruction loss", ("train/reconstruction",)),
+    ("PSNR, dB", ("validation/psnr_db",)),
+    ("codebook in use", ("train/codebook_usage", "validation/codebook_usage")),
+  ),
+  "prior": (
+    (
+      "bits per token",
+      (
+        "train/bits_per_token",
+        "validation/bits_per_token",
+        "validation/unigram_bits_per_token",
+      ),
+    ),
+    ("gradient norm", ("train/grad_norm",)),
+  ),
+}
+PICTURES = (
+  (
+    "tokenizer/pictures/reconstructions.png",
+    "Reconstructions",
+    "Glyphs that training never saw, each above its reconstruction.",
+  ),
+  (
+    "prior/samples.png",
+    "Samples",
+    "Drawn from noise: every picture is new.",
+  ),
+  (
+    "prior/film.png",
+    "Denoising",
+    "Each row is one image; from left to right its tokens are revealed.",
+  ),
+  ("tokenizer-curves.png", "Tokenizer training", ""),
+  ("prior-curves.png", "Prior training", ""),
+)
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem;
+  margin: 2rem auto; padding: 0 1rem; color: #222; }
+img { max-width: 100%; border: 1px solid #ddd; }
+table { border-collapse: collapse; margin-right: 3rem; }
+td { padding: .1rem 1rem .1rem 0; border-bottom: 1px solid #eee; }
+td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
+.tables { display: flex; flex-wrap: wrap; }
+"""
+
+
+def read_rows(path: pathlib.Path) -> dict[str, dict[int, float]]:
+  """metrics.jsonl -> {name: {step: value}}.
+
+  A step that was run twice, before and after an interruption, counts once.
+  """
+  series: dict[str, dict[int, float]] = {}
+  for line in path.read_text().splitlines():
+    row = json.loads(line)
+    step = row.pop("step")
+    for name, value in row.items():
+      series.setdefault(name, {})[step] = value
+  return series
+
+
+def draw_curves(root: pathlib.Path, part: str) -> None:
+  """<part>-curves.png from <part>/metrics.jsonl."""
+  series = read_rows(root / part / "metrics.jsonl")
+  figure, axes = plt.subplots(1, len(CURVES[part]), figsize=(12, 3.4))
+  for axis, (title, names) in zip(axes, CURVES[part], strict=True):
+    for name in names:
+      points = sorted(series.get(name, {}).items())
+      if points:
+        axis.plot(*zip(*points, strict=True), label=name)
+    axis.set_title(title)
+    axis.set_xlabel("updates")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+  figure.tight_layout()
+  figure.savefig(root / f"{part}-curves.png", dpi=110)
+  plt.close(figure)
+
+
+def table(title: str, numbers: Mapping[str, Any]) -> str:
+  """A dict as an HTML table."""
+  rows = "".join(
+    f"<tr><td>{html.escape(name)}</td><td>"
+    f"{f'{v:.4g}' if isinstance(v, float) else html.escape(str(v))}</td></tr>"
+    for name, v in numbers.items()
+  )
+  return f"<div><h3>{title}</h3><table>{rows}</table></div>"
+
+
+def write(root: pathlib.Path) -> pathlib.Path:
+  """Writes the page and returns its path.
+
+  Raises:
+    FileNotFoundError: a part has not been trained and evaluated.
+  """
+  numbers = {}
+  for part in PARTS:
+    for name in ("metrics.json", "metrics.jsonl"):
+      if not (root / part / name).is_file():
+        raise FileNotFoundError(
+          f"{root / part} has no {name}: train and evaluate it first."
+        )
+    numbers[part] = json.loads((root / part / "metrics.json").read_text())
+    draw_curves(root, part)
+  (root / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+  figures = "".join(
+    f"<h2>{title}</h2><p>{text}</p><img src='{path}' alt='{title}'>"
+    for path, title, text in PICTURES
+    if (root / path).is_file()
+  )
+  tables = "".join(table(part, numbers[part]) for part in PARTS)
+  page = (
+    "<!doctype html><html lang='en'><meta charset='utf-8'>"
+    f"<title>vq_jax: {html.escape(root.name)}</title><style>{STYLE}</style>"
+    f"<h1>{html.escape(root.name)}</h1>{figures}<h2>Numbers</h2>"
+    f"<div class='tables'>{tables}</div></html>\n"
+  )
+  path = root / "index.html"
+  path.write_text(page, encoding="utf-8")
+  return path
+
+
+def main(argv: list[str]) -> int:
+  """Command line: one directory."""
+  if len(argv) != 2:
+    print(__doc__.splitlines()[0], file=sys.stderr)
+    return 1
+  try:
+    print(write(pathlib.Path(argv[1]).absolute()))
+  except FileNotFoundError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
