@@ -11,18 +11,15 @@ from configs import emoji32_vqgan
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Unleashing Transformers (arXiv:2111.12701) at laptop size."""
-  smoke = arg == "smoke"
   tokenizer = emoji32_vqgan.get_config(arg).tokenizer
-  factor = 2 ** (len(tokenizer.multipliers) - 1)
-  side = tokenizer.image_size // factor
+  side = tokenizer.image_size // 2 ** (len(tokenizer.multipliers) - 1)
   c = ml_collections.ConfigDict()
   c.stage = "prior"
   c.seed = 0
-  c.steps = 8 if smoke else 3000
-  c.batch = 8 if smoke else 64
+  c.steps = 1000
+  c.batch = 64
 
   c.data = dict(name="tokens", path="runs/emoji32/tokenizer/tokens")
-
   c.prior = dict(
     name="absorbing", vocab_size=tokenizer.vocab_size, loss_weight="elbo"
   )
@@ -30,13 +27,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     name="transformer",
     vocab_size=tokenizer.vocab_size,
     grid=(side, side),
-    layers=1 if smoke else 4,
-    width=16 if smoke else 192,
-    heads=2 if smoke else 6,
+    layers=4,
+    width=192,
+    heads=6,
     dropout=0.1,
     remat=False,
   )
-  c.label_dropout = 0.0  # Of a conditional net: for classifier-free guidance.
+  c.label_dropout = 0.0  # Of a conditional net, for classifier-free guidance.
   c.optimizer = dict(
     lr=1e-3,
     warmup_steps=100,
@@ -46,25 +43,28 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     weight_decay=0.03,
     clip_norm=1.0,
   )
-  c.ema = dict(decay=0.999, every=1, warmup=True)
+  c.ema = dict(decay=0.995, every=1, warmup=True)
 
-  c.sampler = dict(name="ancestral", steps=4 if smoke else side * side)
+  c.sampler = dict(name="ancestral", steps=side * side)
   c.sample = dict(
-    count=8 if smoke else 512,
-    batch=8 if smoke else 64,
-    seed=0,
-    guidance=0.0,
-    top_p=1.0,
-    temperature=1.0,
+    count=512, batch=64, seed=0, guidance=0.0, top_p=1.0, temperature=1.0
   )
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=20, evaluate=500, save=500)
+  c.every = dict(log=20, evaluate=250, save=250)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
   c.evaluate = dict(batch=64, limit=10_000, features="emoji", seed=0)
-  if smoke:
-    c.every = dict(log=2, evaluate=4, save=4)
-    c.evaluate.batch = 8
+  return smoke(c) if arg == "smoke" else c
+
+
+def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The same run, too small to learn anything."""
+  c.steps, c.batch = 8, 8
+  c.net.update(layers=1, width=16, heads=2)
+  c.sampler.steps = 4
+  c.sample.update(count=8, batch=8)
+  c.every = dict(log=2, evaluate=4, save=4)
+  c.evaluate.batch = 8
   return c
 
 

@@ -6,8 +6,10 @@ The points stand beside the config they vary:
     for steps in (8, 16, 32, 64):
       add({"sampler.steps": steps})
 
-  python launch/sweep.py --config=configs/x.py --name=steps --mode=evaluate
+  python launch/sweep.py --config=configs/x.py --name=size --mode=train,evaluate
       prints the commands; with --run it runs them, one after another.
+  ... --name=steps --mode=evaluate --base=runs/x
+      varies how one trained run is sampled: every point is that run, linked.
 
 Restartable: a point that has its row is skipped, one that was interrupted
 resumes in its own workdir. For array jobs, --point=K runs only the K-th. What
@@ -29,6 +31,7 @@ from functools import partial
 from typing import Any
 
 Overrides = dict[str, Any]
+RUN_PARTS = ("config.json", "checkpoints", "tokenizer")
 
 
 def load_points(config: str) -> list[Overrides]:
@@ -70,18 +73,30 @@ def point_name(overrides: Mapping[str, Any]) -> str:
   return re.sub(r"[^\w.,=+-]+", "-", ",".join(pairs)) or "base"
 
 
-def command_of(
+def commands_of(
   overrides: Mapping[str, Any], workdir: pathlib.Path, args: argparse.Namespace
-) -> list[str]:
-  """The words of the command that computes one point."""
+) -> list[list[str]]:
+  """The words of the commands that compute one point, one a mode."""
   return [
-    *shlex.split(args.command),
-    f"--mode={args.mode}",
-    f"--config={args.config}",
-    *(f"--config.{key}={value}" for key, value in overrides.items()),
-    f"--workdir={workdir}",
-    *args.extra,
+    [
+      *shlex.split(args.command),
+      f"--mode={mode}",
+      f"--config={args.config}",
+      *(f"--config.{key}={value}" for key, value in overrides.items()),
+      f"--workdir={workdir}",
+      *args.extra,
+    ]
+    for mode in args.mode.split(",")
   ]
+
+
+def link_base(base: pathlib.Path, workdir: pathlib.Path) -> None:
+  """Makes the workdir a view of a trained run, with metrics of its own."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  for part in RUN_PARTS:
+    link = workdir / part
+    if (base / part).exists() and not link.is_symlink():
+      link.symlink_to((base / part).resolve())
 
 
 def run_point(
@@ -90,16 +105,17 @@ def run_point(
   """Runs one point and writes its row; returns what went wrong, if anything."""
   name = point_name(overrides)
   workdir = args.workdirs / name
-  command = command_of(overrides, workdir, args)
   metrics_path = workdir / "metrics.json"
   metrics_path.unlink(missing_ok=True)  # Else an old run could speak for this.
   revision = git_revision()
-  print(f"{name}: {shlex.join(command)}", flush=True)
+  if args.base:
+    link_base(args.base, workdir)
   start = time.monotonic()
-  code = subprocess.run(command, check=False).returncode
+  for command in commands_of(overrides, workdir, args):
+    print(f"{name}: {shlex.join(command)}", flush=True)
+    if code := subprocess.run(command, check=False).returncode:
+      return f"exit code {code}"
   seconds = time.monotonic() - start
-  if code:
-    return f"exit code {code}"
   try:
     metrics = read_metrics(metrics_path)
   except (OSError, ValueError) as error:
@@ -117,13 +133,13 @@ def run_point(
   return None
 
 
-def read_metrics(path: pathlib.Path) -> dict[str, float]:
-  """What the run left; ValueError if that is not a flat dict of numbers."""
+def read_metrics(path: pathlib.Path) -> dict[str, float | str]:
+  """What the run left; ValueError if that is not a flat dict of values."""
   metrics = json.loads(path.read_text(encoding="utf-8"))
   if not isinstance(metrics, dict) or not all(
-    isinstance(value, int | float) for value in metrics.values()
+    isinstance(value, int | float | str) for value in metrics.values()
   ):
-    raise ValueError("not a flat dict of numbers.")
+    raise ValueError("not a flat dict of values.")
   return metrics
 
 
@@ -172,7 +188,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument("--config", required=True, help="file with sweep(add)")
   parser.add_argument("--name", required=True, help="folder of the rows")
-  parser.add_argument("--mode", required=True, help="--mode of vq_jax.main")
+  parser.add_argument(
+    "--mode", required=True, help="of vq_jax.main: one or a,b"
+  )
+  parser.add_argument("--base", type=pathlib.Path, help="a trained run to vary")
   parser.add_argument("--run", action="store_true", help="run, not only print")
   parser.add_argument("--point", type=int, help="only this one, counted from 0")
   parser.add_argument(
@@ -209,7 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = point_name(overrides)
     row_path = args.results / args.name / f"{name}.json"
     if not args.run:
-      print(shlex.join(command_of(overrides, args.workdirs / name, args)))
+      for command in commands_of(overrides, args.workdirs / name, args):
+        print(shlex.join(command))
       continue
     step = conflict if row_path.exists() else partial(run_point, overrides)
     if failure := step(args, row_path):

@@ -3,7 +3,8 @@
 import json
 import os
 import signal
-import threading
+import subprocess
+import time
 
 import jax
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import toy
 from tensorboard.backend.event_processing import event_accumulator
 
-from vq_jax.train import checkpoint, layout, loop
+from vq_jax.train import layout, loop
+from vq_jax.train.log import Log
 
 
 def same(one, two):
@@ -20,6 +22,12 @@ def same(one, two):
   assert jax.tree.structure(one) == jax.tree.structure(two)
   for a, b in zip(leaves, others, strict=True):
     assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def saved(workdir):
+  """The steps of the whole checkpoints."""
+  names = [path.name for path in (workdir / "checkpoints").iterdir()]
+  return sorted(int(name) for name in names if name.isdigit())
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +68,9 @@ def test_training_stops_before_a_nan_and_resumes_with_another_lr(tmp_path):
   c = toy.get_config()
   c.data.poison, c.optimizer.lr = 4, 0.2
   c.every = dict(log=3, evaluate=6, save=6)
-  with pytest.raises(FloatingPointError, match="step 4 .*step 3, is saved"):
+  with pytest.raises(FloatingPointError, match=r"step 4 .*step 3, is saved"):
     toy.run(tmp_path / "bad", c)
-  store = checkpoint.Store(tmp_path / "bad", {})
-  assert store.latest() == 3
-  store.close()
+  assert saved(tmp_path / "bad") == [3]
   c.steps, c.data.poison = 3, 0
   good = toy.run(tmp_path / "good", c)
 
@@ -80,26 +86,30 @@ def test_training_stops_before_a_nan_and_resumes_with_another_lr(tmp_path):
 def test_nan_at_the_first_update_keeps_the_initial_state(tmp_path):
   c = toy.get_config()
   c.data.poison, c.optimizer.lr = 1, 0.2
-  with pytest.raises(FloatingPointError, match="step 1 .*step 0, is saved"):
+  with pytest.raises(FloatingPointError, match=r"step 1 .*step 0, is saved"):
     toy.run(tmp_path, c)
   c.optimizer.lr = 0.05
   assert toy.run(tmp_path, c).step == 6
 
 
-def test_a_sigterm_is_obeyed_after_the_update(tmp_path):
+def test_a_sigterm_is_obeyed_after_the_update(six, tmp_path, monkeypatch):
   c = toy.get_config()
-  c.steps, c.every.save = 10**6, 10**6
-  timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM))
+  c.every.save = 100
   before = signal.getsignal(signal.SIGTERM)
-  timer.start()
-  with pytest.raises(loop.Stopped, match="the state is saved"):
-    toy.run(tmp_path, c)
-  timer.join()
+
+  class Killing(Log):
+    def scalars(self, step, values):
+      super().scalars(step, values)
+      if step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(toy, "Log", Killing)
+    with pytest.raises(loop.Stopped, match=r"step [34]; the state is saved"):
+      toy.run(tmp_path, c)
   assert signal.getsignal(signal.SIGTERM) is before
-  store = checkpoint.Store(tmp_path, {})
-  c.steps = store.latest() + 1
-  store.close()
-  assert toy.run(tmp_path, c).step == c.steps
+  assert saved(tmp_path) in ([3], [4])
+  same(toy.run(tmp_path, c), six[0])
 
 
 @pytest.mark.parametrize("name", ["log", "evaluate", "save"])
@@ -152,3 +162,51 @@ def test_tensorboard_reads_the_same_numbers(six):
     [e.value for e in read], [r["train/loss"] for r in rows], rtol=1e-6
   )
   assert [e.step for e in events.Images("square")] == [2, 4, 6]
+
+
+def test_a_run_killed_while_saving_goes_on_as_if_nothing_had_been(tmp_path):
+  c = toy.get_config()
+  c.steps = 300
+  with open(tmp_path / "log", "w") as log:
+    process = subprocess.Popen(
+      toy.command(tmp_path / "killed", "--config.steps=300"),
+      stdout=log,
+      stderr=log,
+    )
+  folder = tmp_path / "killed" / "checkpoints"
+  deadline = time.monotonic() + 120
+  while process.poll() is None and time.monotonic() < deadline:
+    names = os.listdir(folder) if folder.is_dir() else []
+    saving = [name for name in names if not name.isdigit()]
+    if saving and "5" in names:
+      break
+  process.kill()
+  assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+  json.loads((tmp_path / "killed" / "config.json").read_text())
+  last = saved(tmp_path / "killed")[-1]
+  assert 5 <= last < 300
+
+  c.steps = last + 4
+  resumed = toy.run(tmp_path / "killed", c)
+  c.every.save = c.every.evaluate = 1000
+  whole = toy.run(tmp_path / "whole", c)
+  same(resumed, whole)
+
+
+def test_a_sigterm_ends_the_command_with_143_and_it_can_be_repeated(tmp_path):
+  flags = [f"--config.{k}=1000000" for k in ("steps", "every.save")]
+  process = subprocess.Popen(
+    toy.command(tmp_path, *flags), stderr=subprocess.PIPE, text=True
+  )
+  rows = tmp_path / "metrics.jsonl"
+  while process.poll() is None and not (rows.exists() and rows.read_text()):
+    time.sleep(0.05)
+  process.terminate()
+  _, told = process.communicate(timeout=60)
+  assert process.returncode == 143, told
+  assert "the state is saved. Run the same command to go on." in told
+  assert "Traceback" not in told
+  (last,) = saved(tmp_path)
+  c = toy.get_config()
+  c.steps, c.every = last + 1, dict(log=50, evaluate=10**6, save=10**6)
+  same(toy.run(tmp_path, c), toy.run(tmp_path / "unbroken", c))

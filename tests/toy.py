@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.steps = 6
   c.batch = 8
   c.data = dict(poison=0)
-  c.optimizer = dict(lr=0.05, warmup_steps=2, clip_norm=1.0)
+  c.optimizer = dict(lr=0.05, warmup_steps=2, decay="constant", clip_norm=1.0)
   c.ema = dict(decay=0.9)
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.every = dict(log=1, evaluate=2, save=1)
@@ -87,6 +87,11 @@ def make_task(config) -> Task:
   )
 
 
+def initial(config):
+  """Key -> fresh weights."""
+  return lambda key: make_task(config).init(key).params
+
+
 def one_device() -> Mesh:
   """A mesh of the first device alone."""
   return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), layout.AXES)
@@ -114,6 +119,18 @@ def run(workdir: pathlib.Path, config, mesh: Mesh | None = None) -> State:
 def stage_is_toy() -> None:
   """Makes every mode take this file for config.stage."""
   actions.stage = lambda config: sys.modules[__name__]
+
+
+def command(workdir: pathlib.Path, *flags: str) -> list[str]:
+  """The words that train in a process of its own."""
+  program = str(pathlib.Path(__file__))
+  return [
+    sys.executable,
+    program,
+    f"--config={program}",
+    f"--workdir={workdir}",
+    *flags,
+  ]
 
 
 if __name__ == "__main__":

@@ -94,6 +94,9 @@ def sentence(error: BaseException) -> str:
   if isinstance(error, OSError) and error.strerror:
     place = f": {error.filename}" if error.filename else ""
     return f"{error.strerror}{place}."
+  # Config flags wrap a KeyError, which would show its message quoted.
+  while isinstance(error, (AttributeError, KeyError)):
+    error = error.args[0]
   return " ".join(str(error).split())
 
 
@@ -102,7 +105,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     return app.parse_flags_with_usage(list(argv))
   except (AttributeError, KeyError) as error:
-    refuse(f"The config has no such key: {sentence(error)}.")
+    refuse(f"The config has no such key: {sentence(error)}")
   except OSError as error:
     refuse(f"--config: {sentence(error)}")
   raise AssertionError("unreachable")

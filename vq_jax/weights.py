@@ -46,7 +46,7 @@ def save(path: str | os.PathLike, tree: Params, metadata: str = "") -> None:
   """Writes the tree; the file appears whole or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  flat = {k: np.ascontiguousarray(v) for k, v in flatten(tree).items()}
+  flat = {k: np.asarray(v, order="C") for k, v in flatten(tree).items()}
   part = path.with_name(path.name + ".part")
   safetensors.numpy.save_file(flat, part, metadata={"vq_jax": metadata})
   os.replace(part, path)

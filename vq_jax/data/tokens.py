@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ def read_manifest(path: str) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: it holds no finished token set.
+    ValueError: the manifest is damaged.
   """
   file = pathlib.Path(path) / MANIFEST
   if not file.is_file():
@@ -40,7 +42,12 @@ def read_manifest(path: str) -> dict[str, Any]:
       f"{path} holds no finished token set (no {MANIFEST}); write one with"
       " --mode=tokenize and the workdir of a trained tokenizer."
     )
-  return json.loads(file.read_text())
+  try:
+    return json.loads(file.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"{file} is damaged ({error}); delete it and tokenize again."
+    ) from error
 
 
 def source(split: str, *, path: str) -> Source:
@@ -48,13 +55,16 @@ def source(split: str, *, path: str) -> Source:
 
   Raises:
     FileNotFoundError: no token set, or one of its shards is missing.
-    ValueError: unknown split, unreadable shard, or a token out of range.
+    ValueError: unknown or empty split, unreadable shard, or a token out of
+      range.
   """
   manifest = read_manifest(path)
   if split not in manifest["splits"]:
     raise ValueError(
       f"{path} has no split {split!r}; it has {sorted(manifest['splits'])}."
     )
+  if not manifest["splits"][split]:
+    raise ValueError(f"The split {split!r} of {path} holds no image.")
   shards = [
     _read(pathlib.Path(path) / name) for name in manifest["splits"][split]
   ]
@@ -119,9 +129,10 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
   if not file.is_file():
     raise FileNotFoundError(f"The shard {file} is missing; tokenize again.")
   try:
-    with np.load(file, allow_pickle=False) as shard:
+    # np.load leaves open what it opened itself and found damaged.
+    with open(file, "rb") as data, np.load(data, allow_pickle=False) as shard:
       return dict(shard)
-  except (ValueError, OSError, EOFError) as error:
+  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(
       f"The shard {file} is damaged ({error}); delete it and tokenize again."
     ) from error

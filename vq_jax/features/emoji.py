@@ -1,4 +1,4 @@
-"""An image-caption dual encoder for the embedded emoji: 0.9 M weights, shipped.
+"""An image-caption dual encoder for the embedded emoji: 1.1 M weights, shipped.
 
 What Inception and CLIP are to photographs, in miniature: `image_features` gives
 the features for distances between sets of pictures, and cosines between image
@@ -6,8 +6,9 @@ and text embeddings say whether a picture shows its caption. It was trained with
 the symmetric contrastive loss of CLIP (arXiv:2103.00020, fig. 3) by
 launch/train_features.py on ALL of the embedded data, validation included, as
 Inception was trained on all of ImageNet's classes: it is a measuring device,
-and its scores on clean pictures say nothing about generalization. Compare
-numbers that it gives only with numbers that it gives.
+and its scores on clean pictures say nothing about generalization. Of all 5,382
+clean pictures 87% find their own caption first and 99.9% among the first ten.
+Its numbers compare with its own numbers only.
 """
 
 import functools
@@ -162,6 +163,7 @@ def save(params: Params, path: str | pathlib.Path = WEIGHTS) -> None:
   """Writes weights for `load`, in float16."""
   halves = {k: np.asarray(v, np.float16) for k, v in _flat(params).items()}
   safetensors.numpy.save_file(halves, path)
+  pathlib.Path(path).chmod(0o644)  # The writer leaves it to its owner alone.
 
 
 def _flat(params: Params) -> dict:

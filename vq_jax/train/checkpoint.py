@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from vq_jax import weights
+from vq_jax import plugins, weights
 from vq_jax.train.task import State
 from vq_jax.types import Params
 
@@ -35,6 +36,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: the directory holds no run.
+    ValueError: its config.json is damaged.
   """
   path = workdir / "config.json"
   if not path.is_file():
@@ -42,7 +44,12 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
       f"{workdir} holds no run (no config.json); train one there first with"
       " --mode=train, or correct --workdir."
     )
-  return json.loads(path.read_text())
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged ({error}); delete it and train with --config again."
+    ) from error
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -57,7 +64,10 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     differ(read_config(workdir), config, workdir)
   if jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    # Whole or not at all: a full disk must not cost the run its config.
+    part = workdir / "config.json.part"
+    part.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(part, workdir / "config.json")
 
 
 def differ(old: dict[str, Any], new: dict[str, Any], where: Any) -> None:
@@ -131,18 +141,24 @@ class Store:
 
     Raises:
       OSError: the disk has no room; nothing is written.
+      ValueError: `metrics` lacks the one that tells the best.
     """
+    if metrics and self.best and self.best not in metrics:
+      name = plugins.unknown(
+        self.best, metrics, "No validation metric is called"
+      )
+      raise ValueError(f"config.keep.best: {name}")
     if step == self.latest():
       return
     check_room(self.directory, state)
+    scored = bool(metrics and self.best)
     meta = {"config": self.config, "next_batch": step}
-    has_metric = metrics is not None and self.best in metrics
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
       ),
-      metrics={self.best: float(metrics[self.best])} if has_metric else None,
+      metrics={self.best: float(metrics[self.best])} if scored else None,
     )
 
   def restore(self, abstract: State, shardings: Any) -> State:
@@ -158,15 +174,17 @@ class Store:
     return self._manager.restore(step, args=args).state
 
   def weights(self, abstract: Params, shardings: Any) -> tuple[int, Params]:
-    """(step, averaged weights) of the best checkpoint, or the newest.
+    """(step, averaged weights) of the best checkpoint.
 
-    Optimizer state is not read.
+    The newest where no best is kept, or none was evaluated yet. Optimizer state
+    is not read.
 
     Raises:
       FileNotFoundError: there is no whole checkpoint.
       ValueError: it belongs to another config; names the tensor.
     """
-    step = self._manager.best_step() if self.best else self.latest()
+    step = self._manager.best_step() if self.best else None
+    step = self.latest() if step is None else step
     if step is None:
       raise FileNotFoundError(
         f"{self.directory.parent} has no checkpoint yet; train it first with"

@@ -24,7 +24,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
   The batch is split over data and fsdp, weights over fsdp and tensor.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: the sizes do not multiply to the number of devices, or a slice
+      of the batch would be shared by two hosts.
   """
   devices = np.array(jax.devices())
   sizes = [data, fsdp, tensor]
@@ -36,6 +37,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
       f"config.mesh asks for data={data}, fsdp={fsdp}, tensor={tensor}, but"
       f" there are {devices.size} devices; the product must be that number"
       " (-1 for one axis takes what is left)."
+    )
+  if sizes[0] * sizes[1] % jax.process_count():
+    raise ValueError(
+      f"config.mesh splits the batch in data x fsdp = {sizes[0] * sizes[1]}"
+      f" parts, which do not divide over {jax.process_count()} hosts; take a"
+      " smaller tensor axis."
     )
   return Mesh(devices.reshape(sizes), AXES)
 
@@ -83,9 +90,9 @@ def layout(tree: Any, mesh: Mesh, rules: tuple = RULES) -> Any:
 
 
 def check_batch(size: int, mesh: Mesh, where: str) -> None:
-  """ValueError unless the mesh divides a global batch of `size`."""
+  """ValueError unless the mesh divides a positive global batch of `size`."""
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-  if size % shards:
+  if size < 1 or size % shards:
     raise ValueError(
       f"{where} is {size}, which does not divide over {shards} devices"
       f" (data x fsdp); take a multiple of {shards}."

@@ -1,6 +1,7 @@
 """Numbers and pictures out: metrics.jsonl, TensorBoard events, progress."""
 
 import json
+import os
 import pathlib
 import sys
 import time
@@ -23,7 +24,9 @@ class Log:
     if self.active:
       workdir.mkdir(parents=True, exist_ok=True)
       self._events = tensorboardX.SummaryWriter(str(workdir / "events"))
-      self._rows = open(workdir / "metrics.jsonl", "a")  # noqa: SIM115
+      path = workdir / "metrics.jsonl"
+      drop_torn_row(path)
+      self._rows = open(path, "ab", buffering=0)  # noqa: SIM115
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """One row of metrics.jsonl and one event a value."""
@@ -31,8 +34,10 @@ class Log:
       return
     row = {"step": step, "time": round(time.time(), 3)}
     row |= {name: float(value) for name, value in values.items()}
-    self._rows.write(json.dumps(row) + "\n")
-    self._rows.flush()
+    try:
+      self._rows.write((json.dumps(row) + "\n").encode())
+    except OSError as error:
+      raise OSError(error.errno, error.strerror, self._rows.name) from error
     for name, value in values.items():
       self._events.add_scalar(name, float(value), step)
 
@@ -46,10 +51,18 @@ class Log:
     self._events.add_image(name, image, step, dataformats="HWC")
 
   def close(self) -> None:
-    """Flushes both files."""
+    """Closes both files."""
     if self.active:
       self._rows.close()
       self._events.close()
+
+
+def drop_torn_row(path: pathlib.Path) -> None:
+  """Cuts off half a line, which a full disk or a lost machine leaves behind."""
+  if path.is_file():
+    whole = path.read_bytes().rfind(b"\n") + 1
+    if whole < path.stat().st_size:
+      os.truncate(path, whole)
 
 
 def progress(iterable: Iterable, total: int, what: str, **kwargs: Any):

@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from vq_jax import plugins
 from vq_jax.data import _loader
 from vq_jax.train import layout
 from vq_jax.train.checkpoint import Store
@@ -57,9 +59,11 @@ def fit(
     FloatingPointError: a loss or gradient was not finite; names the step. The
       last good state is saved.
     Stopped: SIGTERM arrived; the state is saved.
-    ValueError: the batch does not divide over the devices.
+    ValueError: the batch does not divide over the devices, or a period is not
+      positive.
   """
   layout.check_batch(batch, mesh, "config.batch")
+  plugins.call(check_every, every, "config.every")
   key_init, key_steps = jax.random.split(jax.random.key(seed))
   state, where = start(task, mesh, store, key_init)
   update = jax.jit(
@@ -75,7 +79,8 @@ def fit(
       rows = layout.place_batch(batches.rows(step - 1, *share), mesh)
       state, metrics = update(state, rows, key_steps)
       window.add(metrics)
-      if step % every["log"] == 0 or step == steps or stop.is_set():
+      stopping = agreed(stop, step % every["log"] == 0)
+      if step % every["log"] == 0 or step == steps or stopping:
         values = window.mean()
         check_finite(state, step, store)
         log.scalars(step, values)
@@ -85,12 +90,34 @@ def fit(
         check_finite(state, step, store)
         results = evaluate(task, state, log, step)
         window.restart()
-      if step % every["save"] == 0 or step == steps or stop.is_set():
+      if step % every["save"] == 0 or step == steps or stopping:
         check_finite(state, step, store)
         store.save(step, state, results)
-      if stop.is_set() and step < steps:
+      if stopping and step < steps:
         raise Stopped(f"Stopped at step {step}; the state is saved.")
   return state
+
+
+def check_every(log: int, evaluate: int, save: int) -> None:
+  """ValueError unless every period is at least one update."""
+  periods = {"log": log, "evaluate": evaluate, "save": save}
+  for name, period in periods.items():
+    if period < 1:
+      raise ValueError(
+        f"config.every.{name} is {period}; it counts updates, 1 or more."
+      )
+
+
+def agreed(stop: threading.Event, meeting: bool) -> bool:
+  """Whether to stop after this update, on all hosts alike.
+
+  A save needs every host, but a signal reaches them at different updates: where
+  there are several they ask each other, at updates where all are `meeting`.
+  """
+  if jax.process_count() == 1:
+    return stop.is_set()
+  asked = np.array(stop.is_set())
+  return meeting and bool(multihost_utils.process_allgather(asked).any())
 
 
 def start(

@@ -12,8 +12,8 @@ Splits are by glyph, so no concept is shared, by a hash of the code point:
     in the other styles only: does text conditioning compose style and name?
   train: the rest.
 
-Different glyphs may look alike (a few flags are the same picture), so a
-nearest neighbour of a validation image may lie in the training set.
+Different glyphs may look alike: at 32 pixels 15 of the 570 validation pictures
+(families, flags) equal a training picture; no held-out one does.
 """
 
 import dataclasses
