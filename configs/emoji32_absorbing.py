@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.stage = "prior"
   c.seed = 0
-  c.steps = 1000
+  c.steps = 600
   c.batch = 64
 
   c.data = dict(name="tokens", path="runs/emoji32/tokenizer/tokens")
@@ -47,11 +47,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   c.sampler = dict(name="ancestral", steps=side * side)
   c.sample = dict(
-    count=512, batch=64, seed=0, guidance=0.0, top_p=1.0, temperature=1.0
+    count=256, batch=64, seed=0, guidance=0.0, top_p=1.0, temperature=1.0
   )
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=20, evaluate=250, save=250)
+  c.every = dict(log=20, evaluate=200, save=200)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
   c.evaluate = dict(batch=64, limit=10_000, features="emoji", seed=0)
   return smoke(c) if arg == "smoke" else c

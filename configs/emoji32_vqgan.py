@@ -12,7 +12,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.stage = "vqgan"
   c.seed = 0
-  c.steps = 1000
+  c.steps = 600
   c.batch = 32
 
   c.data = dict(name="emoji", size=32)
@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.ema = dict(decay=0.995, every=1, warmup=True)
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=20, evaluate=250, save=250)
+  c.every = dict(log=20, evaluate=200, save=200)
   c.keep = dict(latest=2, best="validation/psnr_db", mode="max")
   c.evaluate = dict(batch=64, limit=10_000, features="emoji")
   return smoke(c) if arg == "smoke" else c

@@ -30,7 +30,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
   devices = np.array(jax.devices())
   sizes = [data, fsdp, tensor]
   if sizes.count(-1) == 1:
-    rest = math.prod(size for size in sizes if size != -1)
+    rest = max(math.prod(size for size in sizes if size != -1), 1)
     sizes[sizes.index(-1)] = max(devices.size // rest, 1)
   if math.prod(sizes) != devices.size or min(sizes) < 1:
     raise ValueError(

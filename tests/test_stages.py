@@ -1,0 +1,147 @@
+"""The real stages, tiny: neither resuming nor devices change a number."""
+
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from configs import emoji32_absorbing, emoji32_vqgan
+from vq_jax import pipeline, weights
+from vq_jax.data import _loader, tokens
+from vq_jax.train import checkpoint, layout, loop, prior, vqgan
+from vq_jax.train.log import Log
+
+MESHES = {
+  "data": functools.partial(layout.make_mesh, 8, 1, 1),
+  "fsdp": functools.partial(layout.make_mesh, 1, 8, 1),
+  "all": functools.partial(layout.make_mesh, 2, 2, 2),
+}
+STAGES = (
+  "prior",
+  pytest.param("vqgan", marks=pytest.mark.slow),
+)
+
+
+def smoke(module):
+  return json.loads(module.get_config("smoke").to_json())
+
+
+def vqgan_task(path):
+  """The smoke tokenizer."""
+  del path
+  config = smoke(emoji32_vqgan)
+  config["revive_after"] = 2  # Codes are reborn within the six updates.
+  return vqgan.make_task(config), config
+
+
+def prior_task(path):
+  """The smoke prior, and tokens of a tokenizer that was never trained."""
+  config = smoke(emoji32_absorbing)
+  section = smoke(emoji32_vqgan)["tokenizer"]
+  tokenizer = pipeline.build_tokenizer(section)
+  abstract = jax.eval_shape(
+    vqgan.initial({"tokenizer": section}), jax.random.key(0)
+  )
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+  weights.save_part(path / "tokenizer", section, zeros)
+  n = tokenizer.grid[0] * tokenizer.grid[1]
+  ids = np.random.default_rng(0).integers(0, tokenizer.vocab_size, (20, n))
+  rows = [{"ids": row, "label": i % 3} for i, row in enumerate(ids)]
+  splits = {
+    split: tokens.write(
+      str(path),
+      split,
+      _loader.padded(rows, ("ids", "label"), 8),
+      tokenizer.vocab_size,
+    )
+    for split in ("train", "validation")
+  }
+  manifest = {
+    "vocab_size": tokenizer.vocab_size,
+    "grid": list(tokenizer.grid),
+    "splits": splits,
+    "data": {"name": "synthetic", "size": 16},
+  }
+  (path / tokens.MANIFEST).write_text(json.dumps(manifest))
+  config["data"]["path"] = str(path)
+  return prior.make_task(config), config
+
+
+TASKS = {"prior": prior_task, "vqgan": vqgan_task}
+
+
+def train(task, config, mesh, workdir, steps, save=100):
+  """(state on the host, {step: loss}) after `steps` updates."""
+  store = checkpoint.Store(workdir, config, latest=9)
+  log = Log(workdir)
+  every = dict(log=1, evaluate=100, save=save)
+  sizes = {key: config[key] for key in ("batch", "seed")}
+  state = loop.fit(task, mesh, store, log, steps=steps, every=every, **sizes)
+  store.close()
+  log.close()
+  rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  losses = {r["step"]: r["train/loss"] for r in rows if "train/loss" in r}
+  return jax.device_get(state), losses
+
+
+@functools.cache
+def whole(stage, path):
+  """Six updates on one device: (task, config, directory, state, losses)."""
+  task, config = TASKS[stage](path / stage)
+  workdir = path / f"{stage}-run"
+  result = train(task, config, toy.one_device(), workdir, 6, save=3)
+  return task, config, workdir, *result
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+  return tmp_path_factory.mktemp("stages")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_resumes_bitwise(stage, path, tmp_path):
+  task, config, workdir, state, losses = whole(stage, path)
+  shutil.copytree(workdir / "checkpoints/3", tmp_path / "checkpoints/3")
+  task = task._replace(evaluate=lambda state: {}, pictures={})
+  again, later = train(task, config, toy.one_device(), tmp_path, 6)
+  assert later == {step: losses[step] for step in (4, 5, 6)}
+  for one, two in zip(
+    jax.tree.leaves(state), jax.tree.leaves(again), strict=True
+  ):
+    assert one.dtype == two.dtype and one.tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+  "kind",
+  ["all", *(pytest.param(k, marks=pytest.mark.slow) for k in ("data", "fsdp"))],
+)
+def test_devices_change_no_loss(kind, stage, path, tmp_path, monkeypatch):
+  monkeypatch.setattr(layout, "SMALLEST_SPLIT", 64)  # Everything is small.
+  task, config, _, _, losses = whole(stage, path)
+  task = task._replace(evaluate=lambda state: {}, pictures={})
+  mesh = MESHES[kind]()
+  state, got = train(task, config, mesh, tmp_path, 3)
+  del state
+  np.testing.assert_allclose(
+    [got[step] for step in (1, 2, 3)],
+    [losses[step] for step in (1, 2, 3)],
+    rtol=1e-5,
+  )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reports_what_it_promises(stage, path):
+  _, config, workdir, *_ = whole(stage, path)
+  rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  last = [row for row in rows if row["step"] == 6]
+  names = set().union(*last)
+  assert config["keep"]["best"] in names
+  assert {"train/loss", "train/grad_norm", "images_per_second"} <= names
+  task = whole(stage, path)[0]
+  for name in task.pictures:
+    assert (workdir / "pictures" / f"{name}.png").stat().st_size > 100
