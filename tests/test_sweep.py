@@ -131,7 +131,7 @@ def test_a_row_of_another_command_is_no_row_of_this_one(place, capfd):
   assert rows_of(place) == before
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]", '{"fd": "low"}'])
+@pytest.mark.parametrize("content", [None, "{", "[1]", '{"fd": [1]}'])
 def test_metrics_must_be_left_and_flat(place, content, capfd):
   """What an earlier run left does not count."""
   stale = place / "runs" / "prior.name=lcmd,sampler.steps=16" / "metrics.json"
@@ -144,6 +144,28 @@ def test_metrics_must_be_left_and_flat(place, content, capfd):
   assert sweep.main(words(place, "--run", "--point=0")) == 1
   assert "metrics.json" in capfd.readouterr().err
   assert rows_of(place) == {}
+
+
+def test_modes_run_one_after_another(place):
+  """--mode=train,evaluate: both on every point, in the point's workdir."""
+  assert sweep.main(words(place, "--run", mode="train,evaluate")) == 0
+  modes = [line.split()[0].removeprefix("--mode=") for line in calls(place)]
+  assert modes == ["train", "evaluate"] * (len(modes) // 2)
+  assert len(rows_of(place)) == len(modes) // 2
+
+
+def test_every_point_sees_the_trained_run(place):
+  """--base links weights and config into each point, and copies nothing."""
+  base = place / "base"
+  (base / "checkpoints").mkdir(parents=True)
+  (base / "config.json").write_text("{}")
+  (base / "metrics.json").write_text('{"fd": 0}')
+  assert sweep.main(words(place, "--run", f"--base={base}")) == 0
+  for name in rows_of(place):
+    point = place / "runs" / name.removesuffix(".json")
+    assert (point / "config.json").resolve() == base / "config.json"
+    assert (point / "checkpoints").is_symlink()
+    assert not (point / "metrics.json").is_symlink()
 
 
 def test_names_are_readable_stable_and_safe():
