@@ -1,0 +1,148 @@
+"""Every config is a set of legal constructor calls, sweeps included."""
+
+import importlib
+import inspect
+import json
+import pathlib
+import re
+
+import jax
+import pytest
+
+from vq_jax import pipeline, plugins
+from vq_jax.train import actions, checkpoint, layout, loop, optimizer, vqgan
+from vq_jax.train import prior as prior_stage
+
+ROOT = pathlib.Path(__file__).parents[1] / "configs"
+NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem[0] != "_")
+CASES = [(name, arg) for name in NAMES for arg in ("", "smoke")]
+
+
+def module(name):
+  return importlib.import_module(f"configs.{name}")
+
+
+def resolved(name, arg=""):
+  """A config as `vq_jax.main` passes it on."""
+  return json.loads(module(name).get_config(arg).to_json())
+
+
+def points(name, arg=""):
+  """(overrides, the config with them) of a sweep."""
+  found = []
+  getattr(module(name), "sweep", lambda add: None)(found.append)
+  for overrides in found:
+    config = module(name).get_config(arg)
+    config.lock()
+    config.update_from_flattened_dict(overrides)
+    yield overrides, json.loads(config.to_json())
+
+
+def check_vqgan(config):
+  tokenizer = pipeline.build_tokenizer(config["tokenizer"])
+  vqgan.make_loss(tokenizer, **{**config["loss"], "lpips_weights": ""})
+  source = plugins.resolve("data", config["data"]["name"]).source
+  section = {k: v for k, v in config["data"].items() if k != "name"}
+  plugins.check(source, section, "config.data", ("split",))
+  assert set(config["splits"]) >= {"train", "validation"}
+  assert config["tokenizer"]["image_size"] == config["data"]["size"]
+
+
+def check_prior(config):
+  net = pipeline.build_net(config["net"])
+  prior = pipeline.build_prior(config["prior"])
+  assert net.vocab_size == prior.vocab_size
+  for what in ("sample", "trajectory"):
+    pipeline.build_sampler(config["sampler"], prior, what)
+  transforms = set(config["sample"]) - {"count", "batch", "seed"}
+  assert transforms <= set(inspect.signature(pipeline.adapt).parameters)
+  prior_stage.make_generator(config, net, prior)
+  plugins.check(
+    plugins.resolve("data", "tokens").source,
+    {"path": config["data"]["path"]},
+    "config.data",
+    ("split",),
+  )
+
+
+CHECKS = {"vqgan": check_vqgan, "prior": check_prior}
+
+
+def check(config):
+  """Every section against what it is passed to."""
+  plugins.call(
+    optimizer.make_optimizer,
+    config["optimizer"],
+    "config.optimizer",
+    config["steps"],
+  )
+  given = ("ema", "params", "step")
+  plugins.check(optimizer.average, config["ema"], "config.ema", given)
+  plugins.call(layout.make_mesh, config["mesh"], "config.mesh")
+  plugins.call(loop.check_every, config["every"], "config.every")
+  given = ("self", "workdir", "config")
+  plugins.check(checkpoint.Store.__init__, config["keep"], "config.keep", given)
+  plugins.resolve("features", config["evaluate"]["features"])
+  CHECKS[config["stage"]](config)
+  init = actions.stage(config).initial(config)
+  abstract = jax.eval_shape(init, jax.random.key(0))
+  assert all(leaf.dtype == "float32" for leaf in jax.tree.leaves(abstract))
+  return sum(leaf.size for leaf in jax.tree.leaves(abstract))
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES)
+def test_a_config_builds(name, arg):
+  config = resolved(name, arg)
+  size = check(config)
+  assert size < 100_000 or not arg  # A smoke test is small.
+  assert config["steps"] <= 20 or not arg
+  # What is evaluated is saved, or the best would be lost.
+  assert config["every"]["evaluate"] % config["every"]["save"] == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sweep_names_existing_keys_and_every_point_builds(name):
+  for overrides, config in points(name):
+    check(config)
+    for key, value in overrides.items():
+      node = config
+      for part in key.split("."):
+        node = node[part]
+      assert node == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_says_how_it_is_run(name):
+  command = re.search(r"--config=(\S+)", module(name).__doc__)
+  assert command[1] == f"configs/{name}.py"
+
+
+def pairs():
+  """(prior, tokenizer) configs by the directory that the tokens lie in."""
+  for name in NAMES:
+    if resolved(name)["stage"] == "prior":
+      run = pathlib.PurePath(resolved(name)["data"]["path"]).parts[-3]
+      yield name, f"{run}_vqgan"
+
+
+@pytest.mark.parametrize("arg", ["", "smoke"])
+@pytest.mark.parametrize(("prior", "tokenizer"), list(pairs()))
+def test_a_prior_speaks_the_codes_of_its_tokenizer(prior, tokenizer, arg):
+  net = pipeline.build_net(resolved(prior, arg)["net"])
+  codes = pipeline.build_tokenizer(resolved(tokenizer, arg)["tokenizer"])
+  assert net.vocab_size == codes.vocab_size
+  assert tuple(net.grid) == tuple(codes.grid)
+
+
+def test_the_smoke_tokenizer_makes_a_whole_task():
+  task = vqgan.make_task(resolved("emoji32_vqgan", "smoke"))
+  state = jax.eval_shape(task.init, jax.random.key(0))
+  example = task.source[0]
+  assert set(task.inputs) <= set(example)
+  batch = {
+    key: jax.ShapeDtypeStruct((8, *example[key].shape), example[key].dtype)
+    for key in task.inputs
+  }
+  after, metrics = jax.eval_shape(task.update, state, batch, jax.random.key(0))
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+  assert {"loss", "grad_norm"} <= set(metrics)
