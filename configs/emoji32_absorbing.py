@@ -13,6 +13,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Unleashing Transformers (arXiv:2111.12701) at laptop size."""
   tokenizer = emoji32_vqgan.get_config(arg).tokenizer
   side = tokenizer.image_size // 2 ** (len(tokenizer.multipliers) - 1)
+  if arg not in ("", "smoke"):
+    raise ValueError(
+      f"There is no variant {arg!r} of this config, only 'smoke'."
+    )
   c = ml_collections.ConfigDict()
   c.stage = "prior"
   c.seed = 0

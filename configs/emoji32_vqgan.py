@@ -9,6 +9,10 @@ import ml_collections
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """8x8 tokens of 512 codes; `:smoke` is seconds of plumbing."""
+  if arg not in ("", "smoke"):
+    raise ValueError(
+      f"There is no variant {arg!r} of this config, only 'smoke'."
+    )
   c = ml_collections.ConfigDict()
   c.stage = "vqgan"
   c.seed = 0

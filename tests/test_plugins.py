@@ -123,7 +123,7 @@ def test_a_missing_key_is_named():
 
 
 def test_a_section_without_name_lists_the_choices():
-  with pytest.raises(ValueError, match="needs a name. Choices: absorbing"):
+  with pytest.raises(ValueError, match=r"needs a name\. Choices: absorbing"):
     pipeline.build_prior({"vocab_size": 3})
 
 

@@ -6,7 +6,6 @@ sample    PNGs, a grid and a film strip of a trained prior
 evaluate  metrics.json of a trained run
 """
 
-import json
 import logging as std_logging
 import pathlib
 import sys
@@ -18,7 +17,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vq_jax import plugins
+from vq_jax import plugins, weights
 from vq_jax.train import actions, checkpoint, layout, loop
 
 MODES: dict[str, Callable[..., None]] = {
@@ -77,10 +76,16 @@ def main(argv: Sequence[str]) -> None:
 
 def resolve_config(workdir: pathlib.Path) -> dict[str, Any]:
   """--config with its overrides, or else the config of the run directory."""
-  if _CONFIG.value is None:
+  try:
+    config = _CONFIG.value
+  except ImportError as error:
+    raise ValueError(
+      f"--config: {error}; run from the directory that holds configs/."
+    ) from error
+  if config is None:
     return checkpoint.read_config(workdir)
   # Through JSON: what is stored and what is used must be the same.
-  return json.loads(_CONFIG.value.to_json())
+  return weights.read_json(config.to_json())
 
 
 def refuse(message: str) -> None:
@@ -106,7 +111,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return app.parse_flags_with_usage(list(argv))
   except (AttributeError, KeyError) as error:
     refuse(f"The config has no such key: {sentence(error)}")
-  except OSError as error:
+  except (OSError, ValueError) as error:
     refuse(f"--config: {sentence(error)}")
   raise AssertionError("unreachable")
 

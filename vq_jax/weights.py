@@ -79,7 +79,29 @@ def save_part(
   """A trained part by itself: config.json and params.safetensors."""
   directory = pathlib.Path(directory)
   save(directory / "params.safetensors", params)
-  (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+  write_json(directory / "config.json", config)
+
+
+class Section(dict):
+  """A config read back: a missing key is the user's to know, in a sentence."""
+
+  def __missing__(self, key: str) -> Any:
+    raise ValueError(
+      f"The config lacks the key {key!r}; it has {', '.join(sorted(self))}."
+    )
+
+
+def read_json(text: str) -> dict[str, Any]:
+  """JSON whose objects are `Section`s; ValueError if it is none."""
+  return json.loads(text, object_hook=Section)
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes the file whole or not at all: a full disk costs no old one."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(path.name + ".part")
+  part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+  os.replace(part, path)
 
 
 def load_part(directory: str | os.PathLike) -> tuple[dict, dict]:

@@ -44,8 +44,9 @@ def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   if config["stage"] == "prior":
     adopt_tokenizer(config, workdir)
   store = open_store(config, workdir)
-  if store.latest() == config["steps"]:
-    print(f"{workdir} is trained to step {config['steps']}; nothing to do.")
+  if (store.latest() or 0) >= config["steps"]:
+    print(f"{workdir} is trained to step {store.latest()}; nothing to do.")
+    store.close()
     return
   log = Log(workdir)
   try:
@@ -65,10 +66,25 @@ def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
 
 
 def adopt_tokenizer(config: Config, workdir: pathlib.Path) -> None:
-  """Copies the tokenizer in, so that the run directory is enough to sample."""
+  """Copies the tokenizer in, so that the run directory is enough to sample.
+
+  Raises:
+    ValueError: the tokens are now those of another tokenizer.
+  """
   source = pathlib.Path(config["data"]["path"]) / "tokenizer"
-  if not (workdir / "tokenizer" / "config.json").exists():
-    shutil.copytree(source, workdir / "tokenizer", dirs_exist_ok=True)
+  own = workdir / "tokenizer"
+  if not (own / "config.json").exists():
+    shutil.copytree(source, own, dirs_exist_ok=True)
+  if digest(own) != digest(source):
+    raise ValueError(
+      f"The tokens in {source.parent} are of another tokenizer than the one"
+      f" that {workdir} was trained with; choose another --workdir."
+    )
+
+
+def digest(part: pathlib.Path) -> str:
+  """SHA-256 of an exported part's weights."""
+  return hashlib.sha256((part / "params.safetensors").read_bytes()).hexdigest()
 
 
 def open_store(config: Config, workdir: pathlib.Path) -> checkpoint.Store:
@@ -106,11 +122,8 @@ def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   tokenizer = pipeline.build_tokenizer(config["tokenizer"])
   params = jax.device_get(params)
   weights.save_part(directory / "tokenizer", config["tokenizer"], params)
-  digest = hashlib.sha256(
-    (directory / "tokenizer" / "params.safetensors").read_bytes()
-  ).hexdigest()
   manifest = {
-    "tokenizer": digest,
+    "tokenizer": digest(directory / "tokenizer"),
     "step": step,
     "data": dict(config["data"]),
     "vocab_size": tokenizer.vocab_size,
@@ -132,7 +145,7 @@ def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
     )
     for split in config["splits"]
   }
-  file.write_text(json.dumps(manifest, indent=2) + "\n")
+  weights.write_json(file, manifest)
 
 
 def encoded(
@@ -207,7 +220,7 @@ def evaluate(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   step, params = load(config, workdir, mesh)
   numbers = stage(config).measure(config, workdir, mesh, params)
   row = {"step": step, **numbers}
-  (workdir / "metrics.json").write_text(json.dumps(row, indent=2) + "\n")
+  weights.write_json(workdir / "metrics.json", row)
   width = max(map(len, row))
   for name, value in row.items():
     text = f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -45,7 +44,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
       " --mode=train, or correct --workdir."
     )
   try:
-    return json.loads(path.read_text())
+    return weights.read_json(path.read_text())
   except ValueError as error:
     raise ValueError(
       f"{path} is damaged ({error}); delete it and train with --config again."
@@ -63,11 +62,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   if (workdir / "config.json").exists():
     differ(read_config(workdir), config, workdir)
   if jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all: a full disk must not cost the run its config.
-    part = workdir / "config.json.part"
-    part.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(part, workdir / "config.json")
+    weights.write_json(workdir / "config.json", config)
 
 
 def differ(old: dict[str, Any], new: dict[str, Any], where: Any) -> None:

@@ -1,6 +1,8 @@
 """AdamW with warm-up and clipping, and the moving average of the weights."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +78,11 @@ def make_optimizer(
 
 def _matrices(params: Params) -> Params:
   return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+
+def check_average(section: Mapping[str, Any]) -> None:
+  """ValueError if config.ema has a key that `average` does not take."""
+  plugins.check(average, section, "config.ema", ("ema", "params", "step"))
 
 
 def average(

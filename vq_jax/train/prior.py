@@ -28,6 +28,11 @@ def make_task(config: Config) -> Task:
   net = pipeline.build_net(config["net"])
   prior = pipeline.build_prior(config["prior"])
   check_sizes(config, net, prior)
+  optimizer.check_average(config["ema"])
+  if config["label_dropout"] and not net.labels:
+    raise ValueError(
+      "config.label_dropout needs a conditional net: set config.net.labels."
+    )
   transform = plugins.call(
     optimizer.make_optimizer,
     config["optimizer"],
@@ -149,8 +154,11 @@ def make_generator(config: Config, net: Any, prior: Any, what: str = "sample"):
   """
   draw = pipeline.build_sampler(config["sampler"], prior, what)
   section = dict(config["sample"])
-  key, key_label = jax.random.split(jax.random.key(section.pop("seed")))
+  seed = section.pop("seed")
   del section["count"], section["batch"]
+  given = ("net", "params", "label")
+  plugins.check(pipeline.adapt, section, "config.sample", given)
+  key, key_label = jax.random.split(jax.random.key(seed))
 
   @jax.jit
   def run(params: Params, index: Array) -> Array:

@@ -26,6 +26,7 @@ EVALUATED = ("psnr", "l1")  # While training; `measure` adds the slow ones.
 def make_task(config: Config) -> Task:
   """A tokenizer of `config.tokenizer` for the images of `config.data`."""
   tokenizer = pipeline.build_tokenizer(config["tokenizer"])
+  optimizer.check_average(config["ema"])
   transform = plugins.call(
     optimizer.make_optimizer,
     config["optimizer"],
