@@ -1,4 +1,4 @@
-"""Absorbing diffusion over the 8x8 emoji tokens: the prior of the quickstart.
+"""Absorbing diffusion over the 16x16 emoji tokens: the prior of the quickstart.
 
   python -m vq_jax.main --mode=train --config=configs/emoji32_absorbing.py \
     --workdir=runs/emoji32/prior
@@ -20,27 +20,30 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.stage = "prior"
   c.seed = 0
-  c.steps = 600
-  c.batch = 64
+  c.steps = 360
+  c.batch = 16
 
   c.data = dict(name="tokens", path="runs/emoji32/tokenizer/tokens")
   c.prior = dict(
-    name="absorbing", vocab_size=tokenizer.vocab_size, loss_weight="elbo"
+    name="absorbing",
+    vocab_size=tokenizer.vocab_size,
+    loss_weight="elbo",
+    time_steps=side * side,
+    masking="exact",  # The same bound as "bernoulli", with less noise.
   )
   c.net = dict(
     name="transformer",
     vocab_size=tokenizer.vocab_size,
     grid=(side, side),
     layers=4,
-    width=192,
-    heads=6,
-    dropout=0.1,
+    width=128,
+    heads=4,
     remat=False,
   )
   c.label_dropout = 0.0  # Of a conditional net, for classifier-free guidance.
   c.optimizer = dict(
-    lr=1e-3,
-    warmup_steps=100,
+    lr=2e-3,
+    warmup_steps=50,
     decay="cosine",
     b1=0.9,
     b2=0.99,
@@ -49,15 +52,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   c.ema = dict(decay=0.995, every=1, warmup=True)
 
-  c.sampler = dict(name="ancestral", steps=side * side)
+  c.sampler = dict(name="ancestral", steps=32)
   c.sample = dict(
-    count=256, batch=64, seed=0, guidance=0.0, top_p=1.0, temperature=1.0
+    count=128, batch=32, seed=0, guidance=0.0, top_p=1.0, temperature=1.0
   )
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=20, evaluate=200, save=200)
+  c.every = dict(log=20, evaluate=360, save=180)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
-  c.evaluate = dict(batch=64, limit=10_000, features="emoji", seed=0)
+  c.evaluate = dict(batch=32, limit=256, features="emoji", seed=0)
   return smoke(c) if arg == "smoke" else c
 
 

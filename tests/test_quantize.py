@@ -185,6 +185,21 @@ def test_revival_with_more_dead_codes_than_latents(key, codebook):
   assert rows == {tuple(z) for z in np.asarray(latents)}
 
 
+def test_revival_prefers_what_is_badly_quantized(key):
+  """Draws follow the squared error: 9 to 1 for errors of 3 and 1."""
+  codebook = jnp.array([[0.0], [50.0]])
+  latents, ids = jnp.array([[1.0], [3.0], [0.0]]), jnp.zeros(3, jnp.int32)
+  idle = jnp.zeros(2, jnp.int32)
+
+  def drawn(key):
+    return quantize.revive(key, codebook, idle, latents, ids, patience=1)[0][1]
+
+  fresh = np.asarray(jax.vmap(drawn)(jax.random.split(key, 4000)))
+  assert set(fresh.ravel()) == {1.0, 3.0}
+  share = (fresh == 3.0).mean()
+  assert abs(share - 0.9) < 4 * np.sqrt(0.09 / 4000)
+
+
 def test_revival_needs_patience(key, codebook):
   with pytest.raises(ValueError, match="at least 1"):
     quantize.revive(

@@ -280,3 +280,19 @@ def test_a_wrong_input_is_refused(name, change, message):
   cond = Condition(args.pop("label"), args.pop("text"))
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(lambda: net.apply(params, **args, cond=cond))
+
+
+def test_flat_product_is_the_product(key):
+  """Values and gradients of Dense's product against einsum."""
+  x, w = jax.random.normal(key, (2, 3, 5)), jnp.arange(20.0).reshape(5, 4) / 9
+  numbers = (((2,), (0,)), ((), ()))
+
+  def flat(x, w):
+    return jnp.sum(jnp.sin(_block.flat_dot(x, w, numbers)))
+
+  def plain(x, w):
+    return jnp.sum(jnp.sin(jnp.einsum("bnd,de->bne", x, w)))
+
+  pairs = (jax.value_and_grad(f, (0, 1))(x, w) for f in (flat, plain))
+  for a, b in zip(*map(jax.tree.leaves, pairs), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

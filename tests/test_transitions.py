@@ -129,11 +129,6 @@ def test_corrupt_draws_from_the_marginal(chain, key):
   np.testing.assert_allclose(found, expected, atol=4 * 0.5 / np.sqrt(x.size))
 
 
-def test_identity_is_the_unit_matrix():
-  found = transitions.dense(transitions.identity(), K)
-  np.testing.assert_array_equal(found, np.eye(K + 1))
-
-
 @pytest.mark.parametrize("name", schedules.MASKED)
 def test_schedules_start_clean_end_masked_and_rise(name):
   values = np.asarray(schedules.masked(name)(jnp.linspace(0, 1, 101)))

@@ -34,11 +34,6 @@ class Kernel(NamedTuple):
     )
 
 
-def identity() -> Kernel:
-  """The step of length zero."""
-  return Kernel(jnp.float32(1.0), jnp.float32(0.0), jnp.float32(0.0))
-
-
 def absorbing(masked: Array) -> Kernel:
   """The cumulative kernel that masks with that probability, else keeps."""
   return Kernel(1.0 - masked, jnp.zeros_like(masked), masked)

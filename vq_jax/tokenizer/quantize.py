@@ -114,8 +114,11 @@ def revive(
   """Moves codes that died onto encoder outputs of this batch.
 
   A code that no latent chose has no gradient and stays dead. After `patience`
-  steps in a row it is replaced by a random latent, no two codes by the same
-  one as long as there are enough of them (arXiv:2005.00341, sec. 3.1).
+  steps in a row it is replaced by a latent (arXiv:2005.00341, sec. 3.1), drawn
+  with probability proportional to its squared distance from its code, as
+  k-means++ seeds clusters (Arthur and Vassilvitskii 2007): a uniform draw would
+  split the commonest patch, such as blank background, into ever more codes that
+  mean the same. No two codes get the same latent while there are enough.
 
   Args:
     key: a PRNG key.
@@ -138,7 +141,10 @@ def revive(
   idle = jnp.where(used, 0, idle + 1)
   revived = idle >= patience
   pool = jax.lax.stop_gradient(latents).reshape(-1, latents.shape[-1])
-  order = jax.random.permutation(key, pool.shape[0])
+  error = pool - lookup(ids.reshape(-1), codebook)
+  odds = jnp.log(jnp.sum(jnp.square(error), -1))
+  # Sorting log-odds + Gumbel noise draws one after another, without repeats.
+  order = jnp.argsort(-(odds + jax.random.gumbel(key, odds.shape)))
   rank = jnp.cumsum(revived) - 1  # The r-th dead code takes the r-th draw.
   fresh = pool[order[rank % pool.shape[0]]].astype(codebook.dtype)
   codebook = jnp.where(revived[:, None], fresh, codebook)

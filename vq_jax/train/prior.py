@@ -20,7 +20,7 @@ from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Condition, Key, Metrics, Model, Params
 
 Config = Mapping[str, Any]
-SHOWN = 64  # Samples in the picture of a training run.
+SHOWN = 32  # Samples in the picture of a training run.
 
 
 def make_task(config: Config) -> Task:
