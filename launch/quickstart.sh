@@ -15,6 +15,11 @@ esac
 run="$(realpath -m "${1:-$(dirname "$0")/../runs/quickstart}")"
 source "$(dirname "$0")/env.sh"
 prepare cpu
+if [ "${ACCELERATOR:-cpu}" = cpu ] && [ "$(getconf _NPROCESSORS_ONLN)" -ge 2 ]; then
+  # Two simulated devices share a batch: XLA leaves a core idle in small
+  # convolutions. NPROC gives its thread pool room for both (docs/benchmarks.md).
+  export JAX_NUM_CPU_DEVICES=2 NPROC=16
+fi
 
 vq() { # vq MODE CONFIG DIRECTORY [FLAGS]
   local mode="$1" config="$2" workdir="$3"

@@ -30,6 +30,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+# A config may import another one, as configs.NAME.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 Overrides = dict[str, Any]
 RUN_PARTS = ("config.json", "checkpoints", "tokenizer")
 

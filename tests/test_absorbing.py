@@ -104,7 +104,7 @@ def test_uniform_predictor_costs_log2_k(schedule, time_steps, key):
   bits = prior.bits(key, model, x)
   error = 4 * bits.std() / math.sqrt(len(x))
   assert abs(bits.mean() - math.log2(K)) < error
-  assert error < 0.03
+  assert error < 0.1
 
 
 def test_exact_masking_makes_the_uniform_bound_exact(key):

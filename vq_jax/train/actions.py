@@ -202,10 +202,12 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
 def film(states: np.ndarray, system: Any, grid: tuple, paint: Any):
   """States [b steps+1 n] -> rows of images, columns of time; masks are grey."""
   frames = np.linspace(0, states.shape[1] - 1, FRAMES).round().astype(int)
-  states = states[:, frames].reshape(-1, states.shape[-1])
+  states = states[:, frames]
   masked = states == system.vocab_size
-  # Under the veil any code does; visible cells near it see it a little.
-  images = pipeline.to_uint8(paint(np.where(masked, 0, states)))
+  # The decoder sees the final tokens behind the veil: any other would tint the
+  # cells beside it.
+  filled = np.where(masked, states[:, -1:], states)
+  images = pipeline.to_uint8(paint(filled.reshape(-1, states.shape[-1])))
   veiled = pictures.veil(images, masked.reshape(-1, *grid))
   return pictures.grid(veiled, columns=FRAMES)
 
