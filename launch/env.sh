@@ -7,7 +7,8 @@ prepare() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return 1
   for python in python3.12 python3.11 python3; do
     if command -v "$python" > /dev/null && "$python" -c \
-      'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'; then
+      'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+      2> /dev/null; then
       break
     fi
     python=""

@@ -5,12 +5,10 @@ on a random grey. The label is the shape, the style its colour, the caption says
 both: "red square".
 """
 
-import dataclasses
-from typing import Any
-
 import numpy as np
 
 from vq_jax import plugins
+from vq_jax.data._pictures import Source
 
 SPLITS = ("train", "validation", "heldout")
 LABELS = ("square", "disc", "gradient")
@@ -18,39 +16,6 @@ STYLES = ("red", "green", "blue", "white")
 NUM_LABELS = len(LABELS)
 NUM_STYLES = len(STYLES)
 _RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-  """Pictures in memory: random access, and whole arrays.
-
-  Attributes:
-    images: uint8 [N h w c], h = w = size, c = 3.
-    labels: shapes, int32 [N], indices into LABELS.
-    styles: colours, int32 [N], indices into STYLES.
-    names: the shape's name.
-    captions: "<colour> <shape>".
-  """
-
-  images: np.ndarray
-  labels: np.ndarray
-  styles: np.ndarray
-  names: list[str]
-  captions: list[str]
-
-  def __len__(self) -> int:
-    """How many pictures: N."""
-    return len(self.images)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    """One example, its image uint8 [h w c]."""
-    return {
-      "image": self.images[index],
-      "label": int(self.labels[index]),
-      "style": int(self.styles[index]),
-      "caption": self.captions[index],
-      "name": self.names[index],
-    }
 
 
 def source(

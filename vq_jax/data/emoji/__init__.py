@@ -16,7 +16,6 @@ Different glyphs may look alike: at 32 pixels 15 of the 570 validation pictures
 (families, flags) equal a training picture; no held-out one does.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -28,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from vq_jax import plugins
+from vq_jax.data._pictures import Source
 
 ROOT = pathlib.Path(__file__).parent
 SPLITS = ("train", "validation", "heldout")
@@ -53,39 +53,6 @@ VALIDATION = 0.10  # Share of the glyphs.
 HELDOUT = 0.05  # Share of the other glyphs that lose one style.
 
 Glyph = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-  """Pictures in memory: random access, and whole arrays.
-
-  Attributes:
-    images: uint8 [N h w c], h = w = size, c = 3.
-    labels: class ids int32 [N], indices into LABELS.
-    styles: style ids int32 [N], indices into STYLES.
-    names: what is shown, such as "crab".
-    captions: "<style> <name>".
-  """
-
-  images: np.ndarray
-  labels: np.ndarray
-  styles: np.ndarray
-  names: list[str]
-  captions: list[str]
-
-  def __len__(self) -> int:
-    """How many pictures: N."""
-    return len(self.images)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    """One example, its image uint8 [h w c]."""
-    return {
-      "image": self.images[index],
-      "label": int(self.labels[index]),
-      "style": int(self.styles[index]),
-      "caption": self.captions[index],
-      "name": self.names[index],
-    }
 
 
 def source(split: str, *, size: int = 64) -> Source:
