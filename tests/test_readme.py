@@ -42,7 +42,8 @@ def test_commands_run_in_the_order_they_are_told(tmp_path):
   prior = tmp_path / "emoji32" / "prior"
   assert len(list((prior / "samples").glob("*.png"))) == 8
   for name in ("samples.png", "film.png", "pictures/samples.png"):
-    assert Image.open(prior / name).size > (16, 16)
+    with Image.open(prior / name) as picture:
+      assert picture.size > (16, 16)
   report = [sys.executable, "-m", "vq_jax.report", str(tmp_path / "emoji32")]
   subprocess.run(report, cwd=ROOT, check=True)
   page = (tmp_path / "emoji32" / "index.html").read_text()
