@@ -8,12 +8,12 @@ import pytest
 from vq_jax import models
 from vq_jax.types import Model
 
-LOGITS = jax.random.normal(jax.random.key(0), (2, 3, 6))
+LOG_PROBS = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (2, 3, 6)))
 Z, T = jnp.zeros((2, 3), jnp.int32), jnp.zeros(2)
 
 
-def constant(logits=LOGITS):
-  return Model(lambda z, t: logits)
+def constant(log_probs=LOG_PROBS):
+  return Model(lambda z, t: log_probs)
 
 
 def probs(model):
@@ -57,7 +57,7 @@ def test_guidance_is_the_papers_formula_in_one_call():
 
   def denoise(z, t):
     calls.append(z.shape)
-    return jnp.concatenate([given, free])
+    return jax.nn.log_softmax(jnp.concatenate([given, free]))
 
   found = probs(models.guide(Model(denoise), 1.5))
   lc, lu = (np.log(jax.nn.softmax(x)) for x in (given, free))
@@ -68,7 +68,7 @@ def test_guidance_is_the_papers_formula_in_one_call():
 
 
 def test_guidance_zero_is_the_conditional_model():
-  pair = jnp.concatenate([LOGITS, -LOGITS])
+  pair = jnp.concatenate([LOG_PROBS, LOG_PROBS[:, ::-1]])
   found = probs(models.guide(Model(lambda z, t: pair), 0.0))
   np.testing.assert_allclose(found, probs(constant()), rtol=1e-5)
 

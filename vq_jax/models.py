@@ -7,10 +7,7 @@ then temperature.
 import jax
 import jax.numpy as jnp
 
-from vq_jax.types import Array, Model
-
-# A logit that is never drawn. Finite, since 0 * -inf is NaN.
-NEVER = -1e9
+from vq_jax.types import NEVER, Array, Model
 
 
 def temper(model: Model, temperature: float) -> Model:
@@ -23,13 +20,21 @@ def temper(model: Model, temperature: float) -> Model:
     raise ValueError(f"temperature must be positive, not {temperature}.")
   if temperature == 1:
     return model
-  return model._replace(denoise=lambda z, t: model.denoise(z, t) / temperature)
+
+  def denoise(z: Array, t: Array) -> Array:
+    return jax.nn.log_softmax(model.denoise(z, t) / temperature)
+
+  return model._replace(denoise=denoise)
 
 
 def truncate(
   model: Model, *, top_p: float = 1.0, top_k: int | None = None
 ) -> Model:
   """Draws only among the most probable tokens; ties with the last one stay.
+
+  The others lose their mass and the rest is not scaled up, so that the largest
+  probability of a position, its purity, is what it was (arXiv:2205.16007, as
+  released). Posteriors and draws do not depend on the sum.
 
   Args:
     model: any model.
@@ -53,8 +58,8 @@ def truncate(
   return model._replace(denoise=denoise)
 
 
-def _keep_likely(logits: Array, top_p: float, top_k: int | None) -> Array:
-  probs = jax.nn.softmax(logits)
+def _keep_likely(log_probs: Array, top_p: float, top_k: int | None) -> Array:
+  probs = jnp.exp(log_probs)
   ranked = jnp.sort(probs, -1, descending=True)
   kept = jnp.ones_like(ranked, bool)
   if top_p < 1:
@@ -62,7 +67,7 @@ def _keep_likely(logits: Array, top_p: float, top_k: int | None) -> Array:
   if top_k is not None:
     kept &= jnp.arange(ranked.shape[-1]) < top_k
   smallest = jnp.min(jnp.where(kept, ranked, 2.0), -1, keepdims=True)
-  return jnp.where(probs >= smallest, logits, NEVER)
+  return jnp.where(probs >= smallest, log_probs, NEVER)
 
 
 def guide(pair: Model, scale: float) -> Model:
@@ -81,7 +86,7 @@ def guide(pair: Model, scale: float) -> Model:
 
   def denoise(z: Array, t: Array) -> Array:
     twice = pair.denoise(jnp.concatenate([z, z]), jnp.concatenate([t, t]))
-    given, free = jnp.split(jax.nn.log_softmax(twice), 2)
+    given, free = jnp.split(twice, 2)
     return jax.nn.log_softmax(free + (scale + 1.0) * (given - free))
 
   return pair._replace(denoise=denoise)

@@ -122,9 +122,10 @@ def make_model(
   rngs = None if dropout is None else {"dropout": dropout}
 
   def denoise(z: Array, t: Array) -> Array:
-    return net.apply(
+    logits = net.apply(
       {"params": params}, z, t, cond, train=dropout is not None, rngs=rngs
     )
+    return jax.nn.log_softmax(logits)
 
   return Model(denoise, params.get("codes"))
 

@@ -7,7 +7,9 @@ alpha = keep, K beta = uniform, gamma = mask). Absorbing diffusion is
 uniform = 0, uniform D3PM (arXiv:2107.03006) is mask = 0.
 
 `dense` is the definition, for tests; the other functions are its O(K) closed
-forms, for use. A `Kernel` may hold scalars or one value per example [b].
+forms, for use: distributions over codes are in log space, and every number is a
+sum of positive terms, so that float32 loses nothing at any K and any number of
+steps. A `Kernel` may hold scalars or one value per example [b].
 """
 
 from typing import NamedTuple
@@ -15,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vq_jax.types import Array, Key
+from vq_jax.types import NEVER, Array, Key
 
 
 class Kernel(NamedTuple):
@@ -68,12 +70,14 @@ def dense(kernel: Kernel, num_codes: int) -> Array:
   return jnp.concatenate([jnp.concatenate([codes, to_mask], 1), stay], 0)
 
 
-def marginal(kernel: Kernel, probs: Array) -> Array:
-  """q(z) = sum_x q(z | x) p(x) over clean codes: [.. K] -> [.. K + 1]."""
-  k = kernel.wide(probs.ndim)
-  total = jnp.sum(probs, -1, keepdims=True)
-  codes = k.keep * probs + k.uniform / probs.shape[-1] * total
-  return jnp.concatenate([codes, k.mask * total], -1)
+def marginal(kernel: Kernel, log_probs: Array) -> Array:
+  """log q(z) = log sum_x q(z | x) p(x): log p [.. K] -> [.. K + 1]."""
+  k = kernel.wide(log_probs.ndim)
+  total = jax.nn.logsumexp(log_probs, -1, keepdims=True)
+  codes = jnp.logaddexp(
+    _log(k.keep) + log_probs, _log(k.uniform / log_probs.shape[-1]) + total
+  )
+  return jnp.concatenate([codes, _log(k.mask) + total], -1)
 
 
 def corrupt(key: Key, kernel: Kernel, x: Array, num_codes: int) -> Array:
@@ -86,8 +90,8 @@ def corrupt(key: Key, kernel: Kernel, x: Array, num_codes: int) -> Array:
   return jnp.where(u < k.mask, num_codes, moved)
 
 
-def posterior(s: Kernel, t: Kernel, probs: Array, z: Array) -> Array:
-  """p(z_s | z_t) = sum_x q(z_s | z_t, x) p(x | z_t), for any s < t.
+def posterior(s: Kernel, t: Kernel, log_probs: Array, z: Array) -> Array:
+  """log p(z_s | z_t) = log sum_x q(z_s | z_t, x) p(x | z_t), for any s < t.
 
   arXiv:2111.14822, eq. 5 and 11, with one-step factors replaced by those from s
   to t. A code x from which z_t cannot be reached (no uniform noise) gives
@@ -96,47 +100,57 @@ def posterior(s: Kernel, t: Kernel, probs: Array, z: Array) -> Array:
   Args:
     s: cumulative kernel at the earlier time.
     t: cumulative kernel at the later time.
-    probs: p(x | z_t) [b n K], of any sum; the result has the same sum.
+    log_probs: log p(x | z_t) [b n K], of any sum; the result has the same sum.
     z: z_t [b n], ids in 0..K.
 
   Returns:
-    Probabilities [b n K + 1] over z_s, float32.
+    Logarithms [b n K + 1] over z_s, float32; impossible states are NEVER.
   """
-  num_codes = probs.shape[-1]
-  step = between(s, t).wide(probs.ndim)
-  s, t = s.wide(probs.ndim), t.wide(probs.ndim)
-  total = jnp.sum(probs, -1, keepdims=True)
+  num_codes = log_probs.shape[-1]
+  step = between(s, t).wide(log_probs.ndim)
+  s, t = s.wide(log_probs.ndim), t.wide(log_probs.ndim)
+  s_noise, noise = s.uniform / num_codes, step.uniform / num_codes
+  masked = (z == num_codes)[..., None]
+  is_z = jnp.arange(num_codes) == z[..., None]
 
-  masked = jnp.concatenate(
-    [
-      _ratio(step.mask, t.mask)
-      * (s.keep * probs + s.uniform / num_codes * total),
-      _ratio(s.mask, t.mask) * total,
-    ],
-    -1,
-  )
+  # From the mask every x is as likely as before: p(z_s = k) is the marginal
+  # at s, times q(z_t = mask | z_s = k) / q(z_t = mask).
+  total = jax.nn.logsumexp(log_probs, -1, keepdims=True)
+  lifted = _log(_ratio(step.mask, t.mask))
+  from_mask = lifted + _log(s.keep), lifted + _log(s_noise) + total
 
-  # z_t is a code j. Bayes' rule for x = j, then for every other x.
-  noise = step.uniform / num_codes
+  # From a code j: Bayes' rule for x = j, and together for every other x.
+  rest = jnp.where(is_z, NEVER, log_probs)
+  rest = jax.nn.logsumexp(rest, -1, keepdims=True)
+  log_j = jnp.max(jnp.where(is_z, log_probs, NEVER), -1, keepdims=True)
   here = t.keep + t.uniform / num_codes  # q(z_t = j | x = j)
-  back = _ratio(
-    step.uniform, t.uniform
-  )  # q(z_t = j | z_s != j) / q(.. | x != j)
-  j = jax.nn.one_hot(z, num_codes)
-  p_j = jnp.sum(j * probs, -1, keepdims=True)
-  s_noise = s.uniform / num_codes
-  moved = back * (
-    s.keep * probs + s_noise * (total - p_j)
-  ) + p_j * noise * _ratio(s_noise, here)
-  from_here = _ratio((step.keep + noise) * (s.keep + s_noise), here)
-  stay = 1.0 - back * (s.keep + (num_codes - 1) * s_noise)
-  stayed = p_j * from_here + (total - p_j) * stay
-  codes = jnp.where(j > 0, stayed, moved)
-  unmasked = jnp.concatenate([codes, jnp.zeros_like(total)], -1)
-  return jnp.where((z == num_codes)[..., None], masked, unmasked)
+  back = _log(_ratio(step.uniform, t.uniform))  # q(z_t=j | z_s) / q(z_t=j | x)
+  other = jnp.logaddexp(
+    back + _log(s_noise) + rest, _log(_ratio(noise * s_noise, here)) + log_j
+  )
+  from_code = back + _log(s.keep), other
+  both = zip(from_mask, from_code, strict=True)
+  scale, shift = (jnp.where(masked, a, b) for a, b in both)
+  codes = jnp.logaddexp(scale + log_probs, shift)  # The one pass over K.
+
+  stay = jnp.where(
+    t.uniform > 0, (step.keep + noise) * _ratio(s.uniform, t.uniform), 1.0
+  )
+  stayed = jnp.logaddexp(
+    _log(_ratio((step.keep + noise) * (s.keep + s_noise), here)) + log_j,
+    _log(stay) + rest,
+  )
+  codes = jnp.where(is_z, stayed, codes)
+  mask = jnp.where(masked, _log(_ratio(s.mask, t.mask)) + total, NEVER)
+  return jnp.maximum(jnp.concatenate([codes, mask], -1), NEVER)
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
   """numerator / denominator, and 0 where the denominator is 0."""
   safe = jnp.where(denominator > 0, denominator, 1.0)
   return jnp.where(denominator > 0, numerator / safe, 0.0)
+
+
+def _log(p: Array) -> Array:
+  """The logarithm of a probability, finite at 0, where gradients are 0."""
+  return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), NEVER)

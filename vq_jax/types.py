@@ -20,6 +20,9 @@ Params = Mapping[str, Any]
 Batch = Mapping[str, Any]  # Arrays with a leading batch axis b.
 Metrics = dict[str, Array]
 
+# The logarithm of what never happens. Finite, since 0 * -inf is NaN.
+NEVER = -1e9
+
 
 class Condition(NamedTuple):
   """What an image should show. A field that is None is not conditioned on.
@@ -37,7 +40,8 @@ class Model(NamedTuple):
   """A network as priors and samplers see it: weights, condition closed over.
 
   Attributes:
-    denoise: (z, t [b]) -> logits [b n K] over the *clean* token, float32.
+    denoise: (z, t [b]) -> log p(x | z), [b n K] over the *clean* token, float32.
+      Sums to one unless `models.truncate` took mass away.
     codes: learnt embeddings [K d]; None for priors over ids.
   """
 

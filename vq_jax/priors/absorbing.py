@@ -5,7 +5,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from vq_jax import plugins, schedules, transitions
 from vq_jax.types import Array, Key, Metrics, Model
@@ -76,12 +75,12 @@ class Prior:
     return before / self.time_steps, (before + 1) / self.time_steps
 
   def cost(
-    self, logits: Array, z: Array, x: Array, s: Array, t: Array
+    self, log_probs: Array, z: Array, x: Array, s: Array, t: Array
   ) -> tuple[Array, Array]:
     """Per-example loss and ELBO term, both [b].
 
     Args:
-      logits: over the clean token [b n K].
+      log_probs: log p(x | z) [b n K].
       z: corrupted ids [b n].
       x: clean ids [b n].
       s: the earlier time [b].
@@ -92,7 +91,7 @@ class Prior:
       of the negative ELBO in bits per token (arXiv:2111.12701, eq. 5-6).
     """
     n = x.shape[1]
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, x)  # [b n]
+    nats = -jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]  # [b n]
     masked = z == self.vocab_size
     total = jnp.sum(jnp.where(masked, nats, 0.0), 1)
     per_token = total / (n * math.log(2.0))
@@ -145,8 +144,8 @@ class Prior:
   ) -> Array:
     """z_s ~ p(z_s | z_t), s < t scalars.  z: ids [b n] -> ids [b n]."""
     key_reveal, key_token = jax.random.split(key)
-    logits = model.denoise(z, jnp.full(z.shape[:1], t))
-    token = jax.random.categorical(key_token, logits)
+    log_probs = model.denoise(z, jnp.full(z.shape[:1], t))
+    token = jax.random.categorical(key_token, log_probs)
     return self.reveal(jax.random.uniform(key_reveal, z.shape), token, z, t, s)
 
   def reveal(
