@@ -41,6 +41,7 @@ setuptools.setup(
     "cpu": [],
     "gpu": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
+    "text": ["tokenizers>=0.20", "ftfy>=6.2"],
     "data": ["grain", "tensorflow-datasets", "importlib_resources"],
     "test": ["pytest>=8", "pytest-xdist", "ruff", "tensorboard"],
     "convert": ["torch"],

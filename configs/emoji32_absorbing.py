@@ -40,7 +40,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     heads=4,
     remat=False,
   )
-  c.label_dropout = 0.0  # Of a conditional net, for classifier-free guidance.
+  # Of a conditional net, for classifier-free guidance.
+  c.condition = dict(dropout=0.0, null="learnt")
   c.optimizer = dict(
     lr=2e-3,
     warmup_steps=50,

@@ -28,10 +28,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     width=384,
     heads=6,
     labels=CLASSES,
-    null_label=True,
     remat=True,
   )
-  c.label_dropout = 0.1
+  c.condition.dropout = 0.1
   c.optimizer.update(lr=5e-4, warmup_steps=1000)
   c.ema.decay = 0.9999
   c.sampler.steps = 256

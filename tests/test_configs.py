@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from vq_jax import pipeline, plugins
+from vq_jax.system import build_system
 from vq_jax.train import actions, checkpoint, layout, loop, optimizer, vqgan
 from vq_jax.train import prior as prior_stage
 
@@ -49,14 +50,15 @@ def check_vqgan(config):
 
 
 def check_prior(config):
-  net = pipeline.build_net(config["net"])
+  system = build_system(config)
   prior = pipeline.build_prior(config["prior"])
-  assert net.vocab_size == prior.vocab_size
+  assert system.net.vocab_size == prior.vocab_size
   for what in ("sample", "trajectory"):
     pipeline.build_sampler(config["sampler"], prior, what)
-  transforms = set(config["sample"]) - {"count", "batch", "seed"}
+  known = {"count", "batch", "seed", "captions", "split"}
+  transforms = set(config["sample"]) - known
   assert transforms <= set(inspect.signature(pipeline.adapt).parameters)
-  prior_stage.make_generator(config, net, prior)
+  prior_stage.make_generator(config, system, prior)
   plugins.check(
     plugins.resolve("data", "tokens").source,
     {"path": config["data"]["path"]},
@@ -128,7 +130,7 @@ def pairs():
 @pytest.mark.parametrize("arg", ["", "smoke"])
 @pytest.mark.parametrize(("prior", "tokenizer"), list(pairs()))
 def test_a_prior_speaks_the_codes_of_its_tokenizer(prior, tokenizer, arg):
-  net = pipeline.build_net(resolved(prior, arg)["net"])
+  net = build_system(resolved(prior, arg)).net
   codes = pipeline.build_tokenizer(resolved(tokenizer, arg)["tokenizer"])
   assert net.vocab_size == codes.vocab_size
   assert tuple(net.grid) == tuple(codes.grid)

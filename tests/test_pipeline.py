@@ -10,6 +10,7 @@ import pytest
 
 from vq_jax import pipeline, weights
 from vq_jax.priors import absorbing
+from vq_jax.system import System
 from vq_jax.train import layout
 
 K, GRID = 5, (2, 3)
@@ -20,7 +21,10 @@ DRAW = pipeline.build_sampler({"name": "ancestral", "steps": 4}, PRIOR)
 class Net:
   """Logits that depend on every token, the time and the label."""
 
-  grid, labels, vocab_size = GRID, 3, K
+  grid, vocab_size = GRID, K
+
+  def __init__(self, labels=3):
+    self.labels = labels
 
   def apply(self, variables, z, t, cond, *, train, rngs):
     del train, rngs
@@ -31,7 +35,11 @@ class Net:
     return logits
 
 
-PARAMS = {"w": np.random.default_rng(0).normal(size=(K + 1, K)) * 0.5}
+PARAMS = {"net": {"w": np.random.default_rng(0).normal(size=(K + 1, K)) * 0.5}}
+
+
+def system(net=None):
+  return System(net or Net(), None, "fixed")
 
 
 @functools.cache
@@ -41,8 +49,8 @@ def runner(draw=DRAW, labelled=True, guidance=0.0):
     lambda key, index: pipeline.generate(
       key,
       index,
-      index % 3 if labelled else None,
-      net=Net(),
+      {"label": index % 3} if labelled else {},
+      system=system(Net(3 if labelled else 0)),
       params=PARAMS,
       prior=PRIOR,
       draw=draw,
@@ -98,15 +106,18 @@ def test_guidance_is_one_network_call_of_twice_the_batch():
       calls.append(len(z))
       return super().apply(variables, z, *args, **kwargs)
 
-  model = pipeline.adapt(Counting(), PARAMS, jnp.arange(2), guidance=1.5)
+  request = {"label": jnp.arange(2)}
+  model = pipeline.adapt(system(Counting()), PARAMS, request, guidance=1.5)
   z, t = jnp.full((2, 6), K), jnp.ones(2)
-  guided = jax.nn.softmax(model.denoise(z, t))
+  guided = jnp.exp(model.denoise(z, t))
   assert calls == [4]
+  pipeline.adapt(system(Counting()), PARAMS, request).denoise(z, t)
+  assert calls == [4, 2]  # Without guidance, one call of the batch.
 
   # p(x | y)^(1 + s) p(x)^-s, normalised, by plain exponents.
   given, free = (
-    jax.nn.softmax(pipeline.adapt(Net(), PARAMS, label).denoise(z, t))
-    for label in (jnp.arange(2), jnp.full(2, Net.labels))
+    jnp.exp(pipeline.adapt(system(), PARAMS, {"label": label}).denoise(z, t))
+    for label in (jnp.arange(2), jnp.full(2, 3))
   )
   expected = given**2.5 * free**-1.5
   expected /= expected.sum(-1, keepdims=True)

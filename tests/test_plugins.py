@@ -20,7 +20,10 @@ LAYERS = {
   "train": 5,
   "evaluate": 4,
   "pipeline": 3,
+  "system": 2.5,
+  "convert": 3,
   "data": 2,
+  "text": 2,
   "tokenizer": 2,
   "nets": 2,
   "priors": 2,
@@ -37,7 +40,7 @@ LAYERS = {
   "types": 0,
 }
 FENCES = {
-  "flax": {"nets", "tokenizer", "features"},
+  "flax": {"nets", "tokenizer", "text", "features"},
   "orbax": {"train/checkpoint.py"},
   "tensorflow": {"data"},
   "tensorflow_datasets": {"data"},

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vq_jax.tokenizer import quantize
+from vq_jax.tokenizer import _gumbel, losses, quantize
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 K, D = 12, 5
@@ -220,9 +220,135 @@ def test_module_agrees_with_the_functions(key, codebook):
   module = quantize.Nearest(K, D)
   variables = {"params": {"codebook": codebook}}
   latents = jax.random.normal(jax.random.fold_in(key, 1), (2, 3, D))
-  through, quantized, ids = module.apply(variables, latents)
+  through, quantized, ids, kl = module.apply(variables, latents)
+  assert kl is None
   np.testing.assert_array_equal(ids, quantize.nearest(latents, codebook))
   np.testing.assert_array_equal(quantized, codebook[ids])
   np.testing.assert_allclose(through, quantized, atol=1e-6)
   found = module.apply(variables, ids, method="lookup")
   np.testing.assert_array_equal(found, quantized)
+
+
+@pytest.fixture
+def official_gumbel(monkeypatch):
+  """(data, run): the released module on recorded noise, channels last."""
+  data = golden("taming_gumbelvq")
+  weights = golden("taming_gumbelvq.quantize")
+  kernel = weights["quantize.proj.weight"][..., 0, 0].T
+  proj = {"kernel": kernel, "bias": weights["quantize.proj.bias"]}
+  params = {"proj": proj, "codebook": weights["quantize.embed.weight"]}
+  params = jax.tree.map(np.float32, params)
+
+  def run(noise, **options):
+    noise = -np.log(channels_last(data[noise]))
+    monkeypatch.setattr(jax.random, "gumbel", lambda key, shape, dtype: noise)
+    module = _gumbel.Gumbel(40, 16, hard=options.pop("hard", True))
+    latents = channels_last(data["prequant"])
+    rngs = {"gumbel": jax.random.key(0)}
+    return module.apply({"params": params}, latents, rngs=rngs, **options)
+
+  return data, run
+
+
+@pytest.mark.parametrize(
+  ("case", "options"),
+  [
+    ("eval", {}),
+    ("train", {"train": True, "temperature": 0.7}),
+    ("soft", {"train": True, "temperature": 0.7, "hard": False}),
+  ],
+)
+def test_gumbel_is_the_official_one(official_gumbel, case, options):
+  data, run = official_gumbel
+  found = run(f"{case}_exp_noise", **options)
+  close = {"rtol": 2e-4, "atol": 2e-4}
+  quant = channels_last(data[f"{case}_quant"])
+  np.testing.assert_allclose(found.through, quant, **close)
+  if case != "soft":
+    np.testing.assert_array_equal(found.ids, data[f"{case}_indices"])
+    np.testing.assert_allclose(5e-4 * found.kl, data[f"{case}_kl"], rtol=2e-4)
+
+
+def test_hard_gumbel_has_the_gradient_of_the_mixture(key):
+  """To the latents; the codebook learns from the drawn codes alone."""
+  latents = jax.random.normal(key, (3, D))
+  module, soft = (_gumbel.Gumbel(K, D, hard=hard) for hard in (True, False))
+  variables = module.init({"params": key, "gumbel": key}, latents)
+  slope = jax.random.normal(jax.random.fold_in(key, 1), latents.shape)
+
+  def through(module):
+    def run(codebook, latents):
+      params = {**variables["params"], "codebook": codebook}
+      found = module.apply(
+        {"params": params}, latents, train=True, rngs={"gumbel": key}
+      )
+      return found.through, found.ids
+
+    book = variables["params"]["codebook"]
+    return jax.vjp(run, book, latents, has_aux=True)
+
+  hard_value, hard_pull, ids = through(module)
+  _, soft_pull, _ = through(soft)
+  np.testing.assert_allclose(
+    hard_value, variables["params"]["codebook"][ids], atol=1e-5
+  )
+  to_codes, to_latents = hard_pull(slope)
+  expected = np.zeros((K, D), np.float32)
+  np.add.at(expected, np.asarray(ids), np.asarray(slope))
+  np.testing.assert_allclose(to_codes, expected, rtol=1e-5)
+  np.testing.assert_allclose(to_latents, soft_pull(slope)[1], rtol=1e-5)
+
+
+def test_gumbel_draws_codes_from_the_softmax_if_it_gets_noise(key):
+  """Without: the likeliest. With: frequencies are those of the softmax."""
+  n = 4000
+  module, latents = _gumbel.Gumbel(4, 2), jnp.ones((n, 2))
+  bias = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
+  params = {"kernel": jnp.zeros((2, 4)), "bias": bias}
+  params = {"proj": params, "codebook": jnp.zeros((4, 2))}
+
+  def draw(**rngs):
+    return module.apply({"params": params}, latents, rngs=rngs).ids
+
+  np.testing.assert_array_equal(draw(), np.zeros(n))
+  ids = draw(gumbel=key)
+  np.testing.assert_array_equal(ids, draw(gumbel=key))
+  p = np.exp(bias)
+  share = np.bincount(ids, minlength=4) / n
+  assert (np.abs(share - p) < 4 * np.sqrt(p * (1 - p) / n)).all()
+
+
+def test_kl_to_uniform_of_known_distributions():
+  """ln K minus the entropy: 0, ln K, and ln 4 - 1.75 ln 2."""
+  np.testing.assert_allclose(_gumbel.kl_to_uniform(jnp.ones(K)), 0, atol=1e-6)
+  one = jnp.where(jnp.arange(K) == 3, 0.0, -1e4)
+  np.testing.assert_allclose(_gumbel.kl_to_uniform(one), np.log(K), rtol=1e-5)
+  quarter = jnp.log(jnp.array([0.5, 0.25, 0.125, 0.125]))
+  expected = np.log(4) - 1.75 * np.log(2)
+  found = _gumbel.kl_to_uniform(jnp.stack([quarter, quarter]))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_drawn_codes_pay_for_their_distance_to_uniform(key):
+  x, y, z = jax.random.normal(key, (3, 2, 2, 1))
+  total, metrics = losses.stage_one(
+    x, y, z, z, kl=jnp.float32(3.0), kl_weight=0.1
+  )
+  np.testing.assert_allclose(total, jnp.abs(x - y).mean() + 0.3, rtol=1e-6)
+  assert "vq" not in metrics
+
+
+@pytest.mark.parametrize(
+  ("case", "options"),
+  [
+    ("taming_temp_sched", {}),
+    (
+      "taming_temp_sched_h",
+      dict(warmup_steps=100, decay_steps=5000, start=0.1, peak=1.0, end=0.05),
+    ),
+  ],
+)
+def test_temperature_is_the_official_one(case, options):
+  data = golden(case)
+  found = _gumbel.temperature(data["n"], **options)
+  np.testing.assert_allclose(found, data["value"], rtol=1e-4, atol=1e-7)

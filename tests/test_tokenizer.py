@@ -2,17 +2,19 @@
 
 golden/taming_*.npz and golden/ul_vqgan*.npz hold inputs, weights under the
 official names, outputs and gradient norms of tiny models; layouts are NCHW and
-OIHW. `ported` maps those names and layouts to ours, one to one.
+OIHW. `convert.taming` and the rules here map both to ours.
 """
 
 import pathlib
 import re
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vq_jax.convert import _keys, taming
 from vq_jax.tokenizer import losses, quantize, vqgan
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -59,13 +61,6 @@ def golden(case):
   return data, state
 
 
-def taming_name(key):
-  """decoder.up.0.block.1.norm1.weight -> decoder/up_0/block_1/norm1."""
-  module = key.rpartition(".")[0].replace("quantize.embedding", "quantize")
-  module = re.sub(r"\b(down|up|block|attn)\.(\d+)", r"\1_\2", module)
-  return module.replace(".", "/")
-
-
 def unleashed_modules(levels, blocks, attends):
   """Our names of the official flat lists: encoder, generator."""
   halves = []
@@ -85,14 +80,20 @@ def unleashed_modules(levels, blocks, attends):
   }
 
 
-def unleashed_name(key, modules):
+def unleashed_rules(modules):
   """generator.blocks.1.conv_out.bias -> decoder/mid/block_1/nin_shortcut."""
-  if key == "quantize.embedding.weight":
-    return "quantize"
-  half, _, i, *rest = key.split(".")[:-1]
-  rest = ["nin_shortcut" if r == "conv_out" else r for r in rest]
-  ours = "decoder" if half == "generator" else half
-  return "/".join([ours, modules[half][int(i)], *rest])
+  rules = [(r"quantize\.embedding\.weight", "quantize/codebook")]
+  end = r"\.(weight|bias)"
+  for half, names in modules.items():
+    ours = "decoder" if half == "generator" else half
+    for i, name in enumerate(names):
+      there, here = rf"{half}\.blocks\.{i}", f"{ours}/{name}"
+      rules += [
+        (there + end, rf"{here}/\1"),
+        (rf"{there}\.conv_out{end}", rf"{here}/nin_shortcut/\1"),
+        (rf"{there}\.(\w+){end}", rf"{here}/\1/\2"),
+      ]
+  return rules
 
 
 def idle(key, state):
@@ -102,28 +103,6 @@ def idle(key, state):
     state[f"{block}.norm1.bias"].shape == state[f"{block}.norm2.bias"].shape
   )
   return same or key.startswith("generator.logsigma.")
-
-
-def leaf(key, tensor):
-  """The name and the layout a tensor has in our tree."""
-  if key == "quantize.embedding.weight":
-    return "codebook", tensor
-  if key.endswith("bias"):
-    return "bias", tensor
-  if tensor.ndim == 1:
-    return "scale", tensor
-  kernel = tensor.transpose(2, 3, 1, 0)
-  return "kernel", kernel[0, 0] if kernel.shape[:2] == (1, 1) else kernel
-
-
-def ported(state, rename):
-  """{our path: (official key, value)}; no two keys share a path."""
-  flat = {}
-  for key, tensor in state.items():
-    name, value = leaf(key, tensor)
-    assert f"{rename(key)}/{name}" not in flat
-    flat[f"{rename(key)}/{name}"] = (key, value)
-  return flat
 
 
 def paths(tree):
@@ -139,25 +118,17 @@ def shapes(module):
   return jax.eval_shape(module.init, jax.random.key(0), image)["params"]
 
 
-def assemble(module, flat):
-  """The variables of `module`: every leaf filled, every tensor used."""
-  expected = shapes(module)
-  found = {path: value.shape for path, (_, value) in flat.items()}
-  assert found == {path: x.shape for path, x in paths(expected).items()}
-  values = [flat[path][1] for path in paths(expected)]
-  return {"params": jax.tree.unflatten(jax.tree.structure(expected), values)}
-
-
-def check_norms(slopes, flat, keys, norms):
-  """Gradient norms, tensor by tensor."""
-  ours = {flat[p][0]: np.linalg.norm(x) for p, x in paths(slopes).items()}
-  official = dict(zip(keys, norms, strict=True))
-  assert ours.keys() <= official.keys()
-  for key, norm in official.items():
-    if key in ours:
-      np.testing.assert_allclose(ours[key], norm, 2e-3, 1e-5, err_msg=key)
+def check_norms(slopes, rules, state, keys, norms):
+  """Gradient norms, tensor by tensor; zero or NaN where there is none."""
+  ours = paths(slopes)
+  for key, norm in zip(keys, norms, strict=True):
+    place = _keys.locate(key, state[key], rules)
+    if place is None or place[0] not in ours:
+      assert not norm > 0.0, key
     else:
-      assert not norm > 0.0, key  # Zero, or NaN where there is none.
+      found = np.linalg.norm(ours.pop(place[0]))
+      np.testing.assert_allclose(found, norm, 2e-3, 1e-5, err_msg=key)
+  assert not ours
 
 
 def run(module, variables, images, **weights):
@@ -181,10 +152,10 @@ def run(module, variables, images, **weights):
 )
 def test_outputs_and_gradients_are_the_official_ones(case, fields):
   data, state = golden(case)
-  flat = ported(state, taming_name)
+  _, params = taming.tokenizer(state, fields["image_size"])
   module = vqgan.Tokenizer(**fields)
   metrics, outputs, codes, slopes, slope = run(
-    module, assemble(module, flat), data["image"]
+    module, {"params": params}, data["image"]
   )
   np.testing.assert_array_equal(codes.ids, data["indices"])
   np.testing.assert_allclose(codes.latents, data["latent"], **CLOSE)
@@ -194,18 +165,19 @@ def test_outputs_and_gradients_are_the_official_ones(case, fields):
   np.testing.assert_allclose(metrics["vq"], data["qloss"], rtol=2e-4)
   np.testing.assert_allclose(metrics["loss"], data["loss_l1_plus_q"], 2e-4)
   np.testing.assert_allclose(slope, data["grad_image"], 2e-3, 2e-6)
-  check_norms(slopes, flat, state, data["grad_norms"])
+  check_norms(slopes, taming.RULES, state, state, data["grad_norms"])
 
 
 def test_unleashed_variant_is_the_official_one():
   data, state = golden("ul_vqgan")
   modules = unleashed_modules(2, 1, (False, True))
   used = {k: v for k, v in state.items() if not idle(k, state)}
-  flat = ported(used, lambda key: unleashed_name(key, modules))
+  rules = unleashed_rules(modules)
   module = vqgan.Tokenizer(**UNLEASHED_TWO)
+  params = _keys.tree(used, rules, {}, shapes(module), "The file")
   metrics, outputs, codes, slopes, _ = run(
     module,
-    assemble(module, flat),
+    {"params": params},
     2.0 * data["image"] - 1.0,  # Theirs are in [0, 1].
     l1=0.5,  # So our error is twice theirs.
   )
@@ -216,23 +188,22 @@ def test_unleashed_variant_is_the_official_one():
   counts = quantize.histogram(codes.ids, module.vocab_size)
   perplexity = quantize.perplexity(counts)
   np.testing.assert_allclose(perplexity, data["perplexity"], rtol=1e-5)
-  check_norms(slopes, flat, state, data["grad_norms"])
+  check_norms(slopes, rules, state, state, data["grad_norms"])
 
 
 def test_loss_with_a_perceptual_term_is_the_official_one():
   """Step 99 of a run whose discriminator starts to count at step 100."""
   data, state = golden("taming_gan")
   keys = [key for key in state if not re.search("running|tracked", key)]
-  used = {key: state[key] for key in keys if not key.startswith("loss.")}
-  flat = ported(used, taming_name)
   module = vqgan.Tokenizer(**NO_ATTENTION)
+  _, params = taming.tokenizer(state, module.image_size)
 
   def stub(x, y):  # What stood in for LPIPS in that run.
     error = (x - y).reshape(-1, 8, 2, 8, 2, 3).mean((2, 4))
     return jnp.square(error).mean((1, 2, 3))
 
   metrics, _, _, slopes, _ = run(
-    module, assemble(module, flat), data["image"], perceptual=stub
+    module, {"params": params}, data["image"], perceptual=stub
   )
   nll = metrics["reconstruction"] + metrics["perceptual"]
   official = {k[12:]: v for k, v in data.items() if k.startswith("step99_opt0")}
@@ -240,7 +211,7 @@ def test_loss_with_a_perceptual_term_is_the_official_one():
   np.testing.assert_allclose(metrics["vq"], official["quant_loss"], 1e-4)
   np.testing.assert_allclose(metrics["perceptual"], official["p_loss"], 1e-4)
   np.testing.assert_allclose(nll, official["nll_loss"], 1e-4)
-  check_norms(slopes, flat, keys, official["grad_norms"])
+  check_norms(slopes, taming.RULES, state, keys, official["grad_norms"])
 
 
 def test_reconstruction_weights_both_errors():
@@ -345,3 +316,61 @@ def test_dropout_acts_in_training_only(tiny):
   np.testing.assert_array_equal(train(2), train(2))
   assert jnp.abs(train(2) - still.latents).max() > 1e-3
   assert jnp.abs(train(2) - train(3)).max() > 1e-3
+
+
+def test_a_reduced_vocabulary_is_the_full_one_behind_two_tables(tiny):
+  """Codes 4 and 9 are kept as ids 1 and 2; all others count as code 0."""
+  module, variables, images, (_, codes) = tiny
+  small = module.clone(kept_codes=3)
+  tables = {
+    "to_small": np.zeros(10, np.int32),
+    "to_full": np.array([0, 4, 9], np.int32),
+  }
+  tables["to_small"][[4, 9]] = 1, 2
+  params = {**variables["params"], "remap": tables}
+  assert shapes(small)["remap"].keys() == tables.keys()
+  outputs, shown = jax.jit(small.apply)({"params": params}, images)
+  kept = np.isin(codes.ids, [4, 9])
+  full = np.where(kept, codes.ids, 0)
+  np.testing.assert_array_equal(tables["to_full"][shown.ids], full)
+  assert (small.vocab_size, small.prior_vocab_size) == (10, 3)
+  assert (module.vocab_size, module.prior_vocab_size) == (10, 10)
+  bound = small.bind({"params": params})
+  np.testing.assert_array_equal(jax.jit(bound.encode)(images), shown.ids)
+  painted, same = jax.jit(
+    lambda ids, full: (
+      bound.decode(ids, (2, 3)),
+      module.apply(variables, full, (2, 3), method="decode"),
+    )
+  )(shown.ids, full)
+  np.testing.assert_array_equal(painted, same)
+  np.testing.assert_allclose(painted, outputs, rtol=1e-4, atol=1e-4)
+  widened = small.apply(
+    {"params": params}, jnp.array([3]), method=lambda m, x: m.remap.widen(x)
+  )
+  assert widened[0] == 10  # No code, which looks up as NaN.
+
+
+def test_names_and_sizes_of_quantizers_are_checked():
+  with pytest.raises(ValueError, match=r"no quantizer 'gumble'.*'gumbel'"):
+    shapes(vqgan.Tokenizer(**TINY, quantizer="gumble"))
+  with pytest.raises(ValueError, match=r"kept_codes is not in 0\.\.10"):
+    shapes(vqgan.Tokenizer(**TINY, kept_codes=11))
+
+
+def test_a_gumbel_tokenizer_needs_noise_in_training_only():
+  """Traced, not run: test_quantize.py has what the noise does."""
+  module = vqgan.Tokenizer(**TINY, quantizer="gumbel")
+  params, images = shapes(module), jnp.zeros((2, 4, 6, 3))
+
+  def trace(**options):
+    run = lambda p, x: module.apply({"params": p}, x, **options)  # noqa: E731
+    return jax.eval_shape(run, params, images)
+
+  key = {"gumbel": jax.random.key(0)}
+  for options in ({}, {"rngs": key}, {"train": True, "rngs": key}):
+    outputs, codes = trace(**options)
+    assert outputs.shape == images.shape
+    assert (codes.ids.shape, codes.kl.shape) == ((2, 6), ())
+  with pytest.raises(flax.errors.InvalidRngError, match="gumbel"):
+    trace(train=True)

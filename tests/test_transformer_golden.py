@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from vq_jax import plugins
+from vq_jax.convert import _keys, vq_diffusion
 from vq_jax.nets import _block
 from vq_jax.nets.transformer import Net
 from vq_jax.types import Condition
@@ -55,65 +56,32 @@ PRESETS = {
   "lcmd_imagenet_null": (dict(LCMD_IMAGENET, null_label=True), 246_430_976),
 }
 
-MODULES = (
-  (r"tok_emb\.weight|content_emb\.emb\.weight", "tokens/embedding"),
+BLOCK = r"blocks\.(?P<layer>\d+)\."
+END = r"\.(weight|bias)"
+UNLEASHING_RULES = (
+  (r"tok_emb\.weight", "tokens/embedding"),
   (r"pos_emb", "positions"),
   (r"start_tok", "start"),
-  (r"content_emb\.height_emb\.weight", "rows"),
-  (r"content_emb\.width_emb\.weight", "columns"),
-  (r"(ln_f|to_logits\.0)\.(?=weight|bias)", "norm/"),
-  (r"(head|to_logits\.1)\.(?=weight|bias)", "head/"),
-  (r"ln1\.", "attention_norm/"),
-  (r"ln1_1\.", "cross_norm/"),
-  (r"ln2\.", "mlp_norm/"),
-  (r"attn1?\.", "attention/"),
-  (r"attn2\.", "cross_attention/"),
-  (r"mlp\.(0|conv1)\.", "mlp/up/"),
-  (r"mlp\.(2|conv2)\.", "mlp/down/"),
-  (r"(?<=norm/)emb\.weight", "embedding"),
-  (r"(?<=norm/)linear\.", "modulation/"),
-  (r"(?<=_norm/)(?=weight|bias)", "norm/"),
-  (r"(query|key|value)\.", r"\1/"),
-  (r"proj\.", "out/"),
-  (r"(?<=norm/)weight", "scale"),
-  (r"(?<=/)weight", "kernel"),
+  (rf"ln_f{END}", r"norm/\1"),
+  (rf"head{END}", r"head/\1"),
+  (rf"{BLOCK}ln1{END}", r"blocks/attention_norm/norm/\2"),
+  (rf"{BLOCK}ln2{END}", r"blocks/mlp_norm/norm/\2"),
+  (rf"{BLOCK}attn\.(query|key|value){END}", r"blocks/attention/\2/\3"),
+  (rf"{BLOCK}attn\.proj{END}", r"blocks/attention/out/\2"),
+  (rf"{BLOCK}mlp\.0{END}", r"blocks/mlp/up/\2"),
+  (rf"{BLOCK}mlp\.2{END}", r"blocks/mlp/down/\2"),
 )
+UNLEASHING_DROPS = {"causal mask": r"blocks\.\d+\.attn\.mask"}
 
 
-def translate(key):
-  """An official key -> (path in our tree, layer or None)."""
-  block = re.match(r"blocks\.(\d+)\.", key)
-  path = key[block.end() :] if block else key
-  for pattern, new in MODULES:
-    path = re.sub(rf"{pattern}", new, path)
-  return f"blocks/{path}" if block else path, block and int(block[1])
-
-
-def arrange(path, weight):
-  """Linear [out in] and convolution [out in h w] -> ours; tables stay."""
-  if path.endswith("kernel"):
-    order = (2, 3, 1, 0) if weight.ndim == 4 else (1, 0)
-    return weight.transpose(order)
-  return weight.reshape(-1) if path == "start" else np.squeeze(weight)
-
-
-def load(case, dropped):
-  """Arrays, official weights, our parameters; every key is used or dropped."""
+def load(case):
+  """Arrays and the official weights; leading axes of size one are dropped."""
   data = dict(np.load(GOLDEN / f"{case}.npz"))
-  weights = dict(np.load(GOLDEN / f"{case}.weights.npz"))
-  weights = {k: v.astype(np.float32) for k, v in weights.items()}
-  flat = {}
-  for key, weight in weights.items():
-    if not re.fullmatch(dropped, key):
-      path, layer = translate(key)
-      flat.setdefault(path, {})[layer] = arrange(path, weight)
-  for path, found in flat.items():
-    flat[path] = (
-      found[None]
-      if None in found
-      else np.stack([found[i] for i in range(len(found))])
-    )
-  return data, weights, traverse_util.unflatten_dict(flat, sep="/")
+  with np.load(GOLDEN / f"{case}.weights.npz") as file:
+    weights = {k: v.astype(np.float32) for k, v in file.items()}
+  for key in {"pos_emb", "start_tok"} & weights.keys():
+    weights[key] = np.squeeze(weights[key])
+  return data, weights
 
 
 UT_GOLDEN = dict(grid=(4, 4), heads=4, layers=2, head_bias=False)
@@ -121,29 +89,14 @@ VQD_GOLDEN = dict(VQD, vocab_size=20, grid=(4, 4), heads=4, layers=2)
 CLASS_GOLDEN = dict(
   VQD_GOLDEN, position_grid=(8, 8), mlp="conv", mlp_ratio=2, labels=10
 )
-# Case: fields of the net, keys of the official file that have no place in ours.
 CASES = {
-  "ul_transformer": (dict(UT_GOLDEN, vocab_size=32, width=64), "start_tok"),
-  "ul_transformer_ar": (
-    dict(UT_GOLDEN, vocab_size=24, width=48, causal=True),
-    r"blocks\.\d+\.attn\.mask",
-  ),
-  "vqd_net_text": (
-    dict(VQD_GOLDEN, width=64, text_dim=32),
-    r"blocks\.\d+\.attn2\.mask",
-  ),
-  "vqd_net_class": (dict(CLASS_GOLDEN, width=64), ""),
-  "vqd_net_class_null": (dict(CLASS_GOLDEN, layers=1, width=32), ""),
-  "vqd_net_uncond": (
-    dict(
-      VQD_GOLDEN,
-      vocab_size=16,
-      width=48,
-      mlp="conv",
-      mlp_ratio=2,
-      time_steps=50,
-    ),
-    "",
+  "ul_transformer": dict(UT_GOLDEN, vocab_size=32, width=64),
+  "ul_transformer_ar": dict(UT_GOLDEN, vocab_size=24, width=48, causal=True),
+  "vqd_net_text": dict(VQD_GOLDEN, width=64, text_dim=32),
+  "vqd_net_class": dict(CLASS_GOLDEN, width=64),
+  "vqd_net_class_null": dict(CLASS_GOLDEN, layers=1, width=32),
+  "vqd_net_uncond": dict(
+    VQD_GOLDEN, vocab_size=16, width=48, mlp="conv", mlp_ratio=2, time_steps=50
   ),
 }
 
@@ -151,22 +104,29 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_official_logits_and_gradients(case):
   """Logits and the norm of every parameter's gradient, sum(logits * g)."""
-  fields, dropped = CASES[case]
-  data, weights, params = load(case, dropped)
-  net = Net(**fields, remat=False)
+  net = Net(**CASES[case], remat=False)
+  data, weights = load(case)
   t = (data["t"] + 1) / net.time_steps if "t" in data else None
   cond = Condition(
     data["cond"] if net.labels else None,
     data["cond"] if net.text_dim else None,
   )
+  args = (data["x"], t, cond)
+  if case.startswith("ul"):
+    rules, drops = UNLEASHING_RULES, dict(UNLEASHING_DROPS)
+    if not net.causal:
+      drops["start token of the autoregressive variant"] = "start_tok"
+    wanted = jax.eval_shape(net.init, jax.random.key(0), *args)["params"]
+    params = _keys.tree(weights, rules, drops, wanted, case)
+  else:
+    rules, drops = vq_diffusion.RULES, vq_diffusion.DROPS
+    section, params = vq_diffusion.transformer(weights, grid=(4, 4), heads=4)
+    assert plugins.build("nets", "Net", section, case) == net.clone(remat=True)
   # The official diffusion nets put the class in front of the position.
   order = (0, 1, 2) if case.startswith("ul") else (0, 2, 1)
   logits, cotangent = (
     data[k].transpose(order) for k in ("logits", "cotangent")
   )
-  args = (data["x"], t, cond)
-  shapes = jax.eval_shape(net.init, jax.random.key(0), *args)["params"]
-  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
 
   @jax.jit
   def run(params):
@@ -178,8 +138,8 @@ def test_official_logits_and_gradients(case):
   grads = traverse_util.flatten_dict(grads, sep="/")
   names = [k for k in weights if not k.endswith(".mask")]
   for key, norm in zip(names, data["grad_norms"], strict=True):
-    if not re.fullmatch(dropped, key):
-      path, layer = translate(key)
+    path, layer, _ = _keys.locate(key, weights[key], rules)
+    if path in grads:
       ours = grads[path] if layer is None else grads[path][layer]
       # A key bias shifts all scores of a query: its gradient is rounding.
       np.testing.assert_allclose(

@@ -115,6 +115,7 @@ def bits(
   source: Source,
   key: Key,
   *,
+  keys: Sequence[str],
   batch: int,
   limit: int | None = None,
 ) -> Iterator[dict]:
@@ -123,11 +124,12 @@ def bits(
   Example i is scored with the key (key, i), whatever its batch.
 
   Args:
-    model: (params, label [b] or None) -> Model.
+    model: (params, {key: [b ..]} for `keys`) -> Model.
     params: of the net.
     prior: with a method `bits`.
     source: of tokens.
     key: of the noise.
+    keys: what the model is asked for: "label", "words".
     batch: examples at a time.
     limit: at most that many examples.
 
@@ -137,14 +139,14 @@ def bits(
 
   @jax.jit
   def score(params: Params, rows: dict, first: jax.Array) -> jax.Array:
-    def one(i: jax.Array, ids: jax.Array, label: jax.Array) -> jax.Array:
-      view = model(params, label[None])
-      return prior.bits(jax.random.fold_in(key, i), view, ids[None])[0]
+    def one(i: jax.Array, row: dict) -> jax.Array:
+      row = jax.tree.map(lambda x: x[None], row)
+      view = model(params, {name: row[name] for name in keys})
+      return prior.bits(jax.random.fold_in(key, i), view, row["ids"])[0]
 
-    index = first + jnp.arange(batch)
-    return jax.vmap(one)(index, rows["ids"], rows["label"])
+    return jax.vmap(one)(first + jnp.arange(batch), rows)
 
-  rows_of = _loader.padded(source, ("ids", "label"), batch, limit)
+  rows_of = _loader.padded(source, ("ids", *keys), batch, limit)
   for number, rows in enumerate(rows_of):
     mask = rows.pop("mask")
     value = score(params, rows, jnp.int32(number * batch))

@@ -7,6 +7,7 @@ then temperature.
 import jax
 import jax.numpy as jnp
 
+from vq_jax import plugins
 from vq_jax.types import NEVER, Array, Model
 
 
@@ -70,7 +71,21 @@ def _keep_likely(log_probs: Array, top_p: float, top_k: int | None) -> Array:
   return jnp.where(probs >= smallest, log_probs, NEVER)
 
 
-def guide(pair: Model, scale: float) -> Model:
+# How guidance grows from t = 1 to t = 0; all end at the full scale.
+RAMPS = {
+  "constant": jnp.ones_like,
+  "linear": lambda t: 1.0 - t,
+  "cosine": lambda t: 0.5 * (1.0 + jnp.cos(jnp.pi * t)),
+}
+
+
+def guide(
+  pair: Model,
+  scale: float | Array,
+  *,
+  interval: tuple[float, float] = (0.0, 1.0),
+  ramp: str = "constant",
+) -> Model:
   """Classifier-free guidance (arXiv:2205.16007, eq. 6 and 8) in one call.
 
   log p = log p(x | null) + (scale + 1) (log p(x | cond) - log p(x | null)).
@@ -78,15 +93,31 @@ def guide(pair: Model, scale: float) -> Model:
   Args:
     pair: a model over a batch of 2b whose first half is conditional and whose
       second half is unconditional.
-    scale: the paper's s; 0 is the conditional model.
+    scale: the paper's s, scalar; 0 is the conditional model. The released code
+      calls s + 1 its guidance scale.
+    interval: times (from, to) between which there is guidance at all
+      (arXiv:2404.07724).
+    ramp: a name in RAMPS, how the scale depends on time.
 
   Returns:
     A model over a batch of b.
+
+  Raises:
+    ValueError: an unknown ramp, or an interval that is none.
   """
+  if ramp not in RAMPS:
+    raise ValueError(plugins.unknown(ramp, RAMPS, "There is no guidance_ramp"))
+  low, high = interval
+  if not 0 <= low < high <= 1:
+    raise ValueError(
+      f"guidance_interval is two times 0 <= from < to <= 1, not {interval}."
+    )
 
   def denoise(z: Array, t: Array) -> Array:
     twice = pair.denoise(jnp.concatenate([z, z]), jnp.concatenate([t, t]))
     given, free = jnp.split(twice, 2)
-    return jax.nn.log_softmax(free + (scale + 1.0) * (given - free))
+    active = (low <= t) & (t <= high)
+    s = scale * jnp.where(active, RAMPS[ramp](t), 0.0)
+    return jax.nn.log_softmax(free + (s[:, None, None] + 1.0) * (given - free))
 
   return pair._replace(denoise=denoise)

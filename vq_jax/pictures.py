@@ -1,7 +1,10 @@
 """Images laid out for people: grids, pairs, film strips."""
 
+from collections.abc import Sequence
+
 import einops
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 GAP = 2  # Pixels of white between images.
 HIDDEN = 178  # Grey level of what is still masked.
@@ -23,6 +26,31 @@ def grid(images: np.ndarray, columns: int, scale: int = 2) -> np.ndarray:
     images, "(r k) h w c -> (r h) (k w) c", r=rows, k=columns
   )
   return np.pad(page, ((GAP, 0), (GAP, 0), (0, 0)), constant_values=255)
+
+
+def table(
+  images: np.ndarray,
+  rows: Sequence[str],
+  columns: Sequence[str],
+  scale: int = 2,
+  margin: int = 220,
+) -> np.ndarray:
+  """Images [b h w c], row by row, with a name beside each row and column."""
+  page = grid(images, len(columns), scale)
+  head = 24
+  size = (page.shape[1] + margin, page.shape[0] + head)
+  picture = Image.new("RGB", size, "white")
+  picture.paste(Image.fromarray(page), (margin, head))
+  draw = ImageDraw.Draw(picture)
+  font = ImageFont.load_default(14)
+  height, width = (side * scale + GAP for side in images.shape[1:3])
+  for i, name in enumerate(rows):
+    where = (margin - 8, head + (i + 0.5) * height)
+    draw.text(where, name, "black", font, anchor="rm")
+  for i, name in enumerate(columns):
+    where = (margin + (i + 0.5) * width, head / 2)
+    draw.text(where, name, "black", font, anchor="mm")
+  return np.asarray(picture)
 
 
 def pairs(

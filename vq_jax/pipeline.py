@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vq_jax import models, plugins, weights
-from vq_jax.types import Array, Condition, Key, Model, Params
+from vq_jax.system import System, condition, make_model
+from vq_jax.types import Array, Key, Model, Params
 
 Section = Mapping[str, Any]
 Draw = Callable[..., Array]  # (key, model, prior, (b, n), *, known) -> ids
@@ -23,11 +24,6 @@ Draw = Callable[..., Array]  # (key, model, prior, (b, n), *, known) -> ids
 def build_tokenizer(section: Section) -> Any:
   """config.tokenizer -> a Linen module with encode and decode."""
   return plugins.build("tokenizer", "Tokenizer", section, "config.tokenizer")
-
-
-def build_net(section: Section) -> Any:
-  """config.net -> a Linen module (z, t, cond) -> logits."""
-  return plugins.build("nets", "Net", section, "config.net")
 
 
 def build_prior(section: Section) -> Any:
@@ -62,13 +58,6 @@ def init_tokenizer(tokenizer: Any, key: Key) -> Params:
   side = tokenizer.factor
   blank = jnp.zeros((1, side, side, tokenizer.image_channels))
   return tokenizer.init(key, blank)["params"]
-
-
-def init_net(net: Any, key: Key) -> Params:
-  """Fresh weights."""
-  z = jnp.zeros((1, int(np.prod(net.grid))), jnp.int32)
-  label = jnp.zeros(1, jnp.int32) if net.labels else None
-  return net.init(key, z, jnp.zeros(1), Condition(label))["params"]
 
 
 def load_tokenizer(directory: pathlib.Path) -> tuple[Any, Params]:
@@ -115,48 +104,44 @@ def decode(
   return to_unit(images)
 
 
-def make_model(
-  net: Any, params: Params, cond: Condition, dropout: Key | None = None
-) -> Model:
-  """Closes a network over weights and condition; a dropout key trains it."""
-  rngs = None if dropout is None else {"dropout": dropout}
-
-  def denoise(z: Array, t: Array) -> Array:
-    logits = net.apply(
-      {"params": params}, z, t, cond, train=dropout is not None, rngs=rngs
-    )
-    return jax.nn.log_softmax(logits)
-
-  return Model(denoise, params.get("codes"))
-
-
 def adapt(
-  net: Any,
+  system: System,
   params: Params,
-  label: Array | None,
+  request: Mapping[str, Array],
   *,
-  guidance: float = 0.0,
+  guidance: float | Array = 0.0,
+  guidance_interval: tuple[float, float] = (0.0, 1.0),
+  guidance_ramp: str = "constant",
   top_p: float = 1.0,
   top_k: int | None = None,
   temperature: float = 1.0,
 ) -> Model:
   """The model that is sampled: guided, then truncated, then tempered.
 
-  label: [b] or None.
+  A guidance of exactly 0.0 costs nothing: one network call of the batch.
 
   Raises:
     ValueError: guidance without a condition.
   """
-  if not guidance:
-    model = make_model(net, params, Condition(label))
-  elif label is None:
+  net = system.net
+  if isinstance(guidance, (int, float)) and not guidance:
+    cond = condition(system, params, request)
+    model = make_model(net, params["net"], cond)
+  elif not (net.labels or system.text):
     raise ValueError(
-      "config.sample.guidance needs a conditional net (config.net.labels)."
+      "config.sample.guidance needs a conditional net: set config.net.labels or"
+      " config.text."
     )
   else:
-    null = jnp.full_like(label, net.labels)
-    both = Condition(jnp.concatenate([label, null]))
-    model = models.guide(make_model(net, params, both), guidance)
+    pair = jax.tree.map(lambda x: jnp.concatenate([x, x]), dict(request))
+    b = jax.tree.leaves(pair)[0].shape[0] // 2
+    cond = condition(system, params, pair, drop=jnp.arange(2 * b) >= b)
+    model = models.guide(
+      make_model(net, params["net"], cond),
+      guidance,
+      interval=guidance_interval,
+      ramp=guidance_ramp,
+    )
   model = models.truncate(model, top_p=top_p, top_k=top_k)
   return models.temper(model, temperature)
 
@@ -164,9 +149,9 @@ def adapt(
 def generate(
   key: Key,
   indices: Array,
-  labels: Array | None,
+  requests: Mapping[str, Array],
   *,
-  net: Any,
+  system: System,
   params: Params,
   prior: Any,
   draw: Draw,
@@ -180,9 +165,9 @@ def generate(
   Args:
     key: of the whole run.
     indices: numbers of the images [b].
-    labels: class ids [b], or None.
-    net: a Linen net.
-    params: its weights.
+    requests: what they show; arrays with leading axis b, or no arrays at all.
+    system: net and text encoder.
+    params: their weights.
     prior: whose chain is run.
     draw: from `build_sampler`.
     **transforms: of `adapt`.
@@ -190,12 +175,12 @@ def generate(
   Returns:
     What `draw` returns, with the batch axis of its single images replaced by b.
   """
-  n = int(np.prod(net.grid))
+  n = int(np.prod(system.net.grid))
 
-  def one(index: Array, label: Array | None) -> Array:
-    label = None if label is None else label[None]
-    model = adapt(net, params, label, **transforms)
+  def one(index: Array, request: Mapping[str, Array]) -> Array:
+    request = jax.tree.map(lambda x: x[None], request)
+    model = adapt(system, params, request, **transforms)
     return draw(jax.random.fold_in(key, index), model, prior, (1, n))
 
-  ids = jax.vmap(one)(indices, labels)  # [b .. 1 n]
+  ids = jax.vmap(one)(indices, dict(requests))  # [b .. 1 n]
   return jnp.squeeze(ids, -2)

@@ -40,7 +40,7 @@ class Model(NamedTuple):
   """A network as priors and samplers see it: weights, condition closed over.
 
   Attributes:
-    denoise: (z, t [b]) -> log p(x | z), [b n K] over the *clean* token, float32.
+    denoise: (z, t [b]) -> log p(x | z) [b n K] over the *clean* token, float32.
       Sums to one unless `models.truncate` took mass away.
     codes: learnt embeddings [K d]; None for priors over ids.
   """

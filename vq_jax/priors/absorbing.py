@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vq_jax import plugins, schedules, transitions
+from vq_jax.priors import _chain
 from vq_jax.types import Array, Key, Metrics, Model
 
 # Earlier times are taken to be this one. The expected ELBO term is flat there,
@@ -99,24 +101,26 @@ class Prior:
     return weight * per_token, _elbo(self, masked, s, t) * per_token
 
   def loss(
-    self, key: Key, model: Model, x: Array, *, target: Model | None = None
-  ) -> tuple[Array, Metrics]:
-    """One time per example, stratified over the batch. -> (scalar, metrics).
+    self,
+    key: Key,
+    model: Model,
+    x: Array,
+    *,
+    target: Model | None = None,
+    memory: Any = (),
+  ) -> tuple[Array, tuple[Metrics, Any]]:
+    """One time per example, stratified over the batch.
 
-    x: clean ids [b n].
+    x: clean ids [b n]. -> (scalar, (metrics, memory)), the memory as it was.
     """
     del target
-    b = x.shape[0]
     key_t, key_z = jax.random.split(key)
-    u = (jax.random.uniform(key_t) + jnp.arange(b) / b) % 1.0
-    s, t = self.times(u)
+    s, t = self.times(_chain.stratified(key_t, x.shape[0]))
     z = self.corrupt(key_z, model, x, t)
     loss, bits = self.cost(model.denoise(z, t), z, x, s, t)
     masked = jnp.mean(z == self.vocab_size)
-    return loss.mean(), {
-      "bits_per_token": bits.mean(),
-      "masked_fraction": masked,
-    }
+    metrics = {"bits_per_token": bits.mean(), "masked_fraction": masked}
+    return loss.mean(), (metrics, memory)
 
   def bits(self, key: Key, model: Model, x: Array) -> Array:
     """Unbiased upper bound on -log2 p(x) / n: bits per token [b], x [b n].
@@ -124,15 +128,7 @@ class Prior:
     `bound_times` stratified times per example; with `time_steps` = T of them
     every t = 1..T is visited once, as in arXiv:2111.12701, eq. 5.
     """
-
-    def one(i: Array) -> Array:
-      key_t, key_z = jax.random.split(jax.random.fold_in(key, i))
-      u = (i + jax.random.uniform(key_t, x.shape[:1])) / self.bound_times
-      s, t = self.times(jnp.minimum(u, 1.0 - 1e-7))
-      z = self.corrupt(key_z, model, x, t)
-      return self.cost(model.denoise(z, t), z, x, s, t)[1]
-
-    return jnp.mean(jax.lax.map(one, jnp.arange(self.bound_times)), 0)
+    return _chain.bits(self, key, model, x)
 
   def start(self, key: Key, model: Model, shape: tuple[int, int]) -> Array:
     """z at t = 1: all mask. -> ids [b n]."""

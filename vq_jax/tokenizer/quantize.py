@@ -174,11 +174,14 @@ class Quantized(NamedTuple):
     through: what the decoder sees, with gradients to the latents [.. d].
     quantized: the codes themselves, with gradients to the codebook [.. d].
     ids: their indices [..], int32.
+    kl: from the distribution they are drawn from to the uniform one, in nats, a
+      mean over positions; None where nothing is drawn.
   """
 
   through: Array
   quantized: Array
   ids: Array
+  kl: Array | None = None
 
 
 class Nearest(nn.Module):
@@ -196,8 +199,15 @@ class Nearest(nn.Module):
     shape = (self.vocab_size, self.code_dim)
     self.codebook = self.param("codebook", self.init, shape, jnp.float32)
 
-  def __call__(self, latents: Array) -> Quantized:
-    """Latents [.. d] -> Quantized."""
+  def __call__(
+    self,
+    latents: Array,
+    *,
+    train: bool = False,
+    temperature: Array | float = 1.0,
+  ) -> Quantized:
+    """Latents [.. d] -> Quantized; the same in training, at any temperature."""
+    del train, temperature
     ids = nearest(latents, self.codebook)
     quantized = lookup(ids, self.codebook)
     return Quantized(straight_through(latents, quantized), quantized, ids)
@@ -205,3 +215,33 @@ class Nearest(nn.Module):
   def lookup(self, ids: Array) -> Array:
     """Ids [..] -> codes [.. d], float32; NaN for an id >= K."""
     return lookup(ids, self.codebook)
+
+
+class Remap(nn.Module):
+  """A reduced vocabulary: the codes that a data set uses (arXiv:2111.14822).
+
+  Two tables of integers, which nothing trains. Until they are loaded, the first
+  `kept` codes are kept.
+
+  Attributes:
+    vocab_size: codes in the codebook.
+    kept: ids in the reduced vocabulary.
+  """
+
+  vocab_size: int
+  kept: int
+
+  def setup(self) -> None:
+    """Codes that are not kept have small id 0."""
+    code = jnp.arange(self.vocab_size, dtype=jnp.int32)
+    first = jnp.where(code < self.kept, code, 0)
+    self.to_small = self.param("to_small", lambda _: first)
+    self.to_full = self.param("to_full", lambda _: code[: self.kept])
+
+  def shrink(self, ids: Array) -> Array:
+    """Ids of codes [..] -> small ids [..]."""
+    return jnp.take(self.to_small, ids)
+
+  def widen(self, ids: Array) -> Array:
+    """Small ids [..] -> ids of codes [..]; K_full, no code, for a bad one."""
+    return jnp.take(self.to_full, ids, mode="fill", fill_value=self.vocab_size)

@@ -4,6 +4,7 @@ Esser et al. 2021, arXiv:2012.09841, as in the released models. Four fields
 give the variant of arXiv:2111.12701: see `Tokenizer`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +12,17 @@ import einops
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vq_jax.tokenizer import quantize
+from vq_jax import plugins
+from vq_jax.tokenizer import _gumbel, quantize
 from vq_jax.tokenizer._autoencoder import Decoder, Encoder, Half
 from vq_jax.types import Array
+
+# (vocab_size, code_dim) -> a module with the contract of `quantize.Nearest`.
+QUANTIZERS: dict[str, Callable[..., nn.Module]] = {
+  "nearest": quantize.Nearest,
+  "gumbel": _gumbel.Gumbel,
+  "gumbel_soft": functools.partial(_gumbel.Gumbel, hard=False),
+}
 
 
 class Codes(NamedTuple):
@@ -22,12 +31,14 @@ class Codes(NamedTuple):
   Attributes:
     latents: encoder outputs [b h' w' d], float32.
     quantized: their codes, *before* `straight_through` [b h' w' d], float32.
-    ids: indices of the codes [b n], int32, raster order.
+    ids: indices of the codes [b n], int32, raster order; as `encode` has them.
+    kl: see `quantize.Quantized`.
   """
 
   latents: Array
   quantized: Array
   ids: Array
+  kl: Array | None = None
 
 
 class Tokenizer(nn.Module):
@@ -49,7 +60,8 @@ class Tokenizer(nn.Module):
     blocks: residual blocks per encoder level.
     attention: sides, in pixels, of the levels that attend.
     latent_dim: channels of the encoder's output and the decoder's input.
-    vocab_size: K, the number of codes.
+    vocab_size: the number of codes in the codebook. It is K, what a prior has
+      to know, unless `kept_codes` says otherwise: see `prior_vocab_size`.
     code_dim: d, the length of a code.
     groups: groups of every GroupNorm; they must divide every width.
     dropout: rate inside the residual blocks, in training.
@@ -58,7 +70,12 @@ class Tokenizer(nn.Module):
     final_swish: a swish before the last convolution of encoder and decoder.
     decoder_extra: residual blocks a decoder level has more than an encoder's.
     unit_range: the network works on [0, 1]; in and out stay [-1, 1].
-    quantizer: (vocab_size, code_dim) -> a module like `quantize.Nearest`.
+    quantizer: "nearest", or "gumbel" or "gumbel_soft", which see one code or a
+      mixture of codes in training. Those need an rng named "gumbel" in training
+      and draw codes wherever they get one: see `_gumbel.Gumbel`.
+    kept_codes: ids in a reduced vocabulary, for a trained tokenizer that is not
+      trained on; 0 keeps all. `encode` and `decode` then speak small ids; codes
+      that are not kept become id 0. The tables are the parameters `remap`.
     dtype: what is computed in. Parameters, latents, outputs are float32.
   """
 
@@ -77,7 +94,8 @@ class Tokenizer(nn.Module):
   final_swish: bool = True
   decoder_extra: int = 1
   unit_range: bool = False
-  quantizer: Callable[..., nn.Module] = quantize.Nearest
+  quantizer: str = "nearest"
+  kept_codes: int = 0
   dtype: Any = jnp.float32
 
   def setup(self) -> None:
@@ -87,10 +105,18 @@ class Tokenizer(nn.Module):
         f"Without projections latent_dim = {self.latent_dim} must equal"
         f" code_dim = {self.code_dim}."
       )
+    if self.quantizer not in QUANTIZERS:
+      what = "There is no quantizer"
+      raise ValueError(plugins.unknown(self.quantizer, QUANTIZERS, what))
+    if not 0 <= self.kept_codes <= self.vocab_size:
+      raise ValueError(f"kept_codes is not in 0..{self.vocab_size}.")
     self.encoder = self._half(Encoder, self.blocks, self.latent_dim)
     blocks = self.blocks + self.decoder_extra
     self.decoder = self._half(Decoder, blocks, self.image_channels)
-    self.quantize = self.quantizer(self.vocab_size, self.code_dim)
+    quantizer = QUANTIZERS[self.quantizer]
+    self.quantize = quantizer(self.vocab_size, self.code_dim)
+    if self.kept_codes:
+      self.remap = quantize.Remap(self.vocab_size, self.kept_codes)
     if self.projections:
       # float32: these are small, and ids hang on the last digits.
       self.quant_conv = nn.Dense(self.code_dim)
@@ -116,23 +142,38 @@ class Tokenizer(nn.Module):
     return 2 ** (len(self.multipliers) - 1)
 
   @property
+  def prior_vocab_size(self) -> int:
+    """K: the ids of `encode` and `decode` are 0..K-1."""
+    return self.kept_codes or self.vocab_size
+
+  @property
   def grid(self) -> tuple[int, int]:
     """Codes (h', w') of an image of `image_size`."""
     side = self.image_size // self.factor
     return side, side
 
   def __call__(
-    self, images: Array, *, train: bool = False
+    self,
+    images: Array,
+    *,
+    train: bool = False,
+    temperature: Array | float = 1.0,
   ) -> tuple[Array, Codes]:
     """Images [b h w c] in [-1, 1] -> their reconstructions, unclipped, Codes.
 
-    With train=True and dropout > 0, `apply` needs rngs={"dropout": key}.
+    With train=True, `apply` needs an rng named "dropout" if there is dropout,
+    and one named "gumbel" if the quantizer draws, at a temperature > 0.
     """
     latents = self._latents(images, train)
-    through, quantized, ids = self.quantize(latents)
+    through, quantized, ids, kl = self.quantize(
+      latents, train=train, temperature=temperature
+    )
+    if self.kept_codes:
+      ids = self.remap.shrink(ids)
+      through = quantized = self._codes(ids)
     ids = einops.rearrange(ids, "b h w -> b (h w)")
     outputs = self.decode_latents(through, train=train)
-    return outputs, Codes(latents, quantized, ids)
+    return outputs, Codes(latents, quantized, ids, kl)
 
   def encode(self, images: Array) -> Array:
     """Images [b h w c] in [-1, 1] -> ids [b n], int32, raster order.
@@ -141,13 +182,14 @@ class Tokenizer(nn.Module):
       ValueError: `factor` does not divide the sides of the images.
     """
     ids = self.quantize(self._latents(images, False)).ids
+    ids = self.remap.shrink(ids) if self.kept_codes else ids
     return einops.rearrange(ids, "b h w -> b (h w)")
 
   def decode(self, ids: Array, grid: tuple[int, int] | None = None) -> Array:
     """Ids [b n] -> images [b h w c], about [-1, 1], unclipped, float32.
 
     Args:
-      ids: codes 0..K-1 in raster order; `quantize.check_ids` checks them.
+      ids: 0..K-1 in raster order; `quantize.check_ids` checks them.
       grid: (h', w') with h' w' = n; None is that of the training resolution.
 
     Raises:
@@ -156,7 +198,7 @@ class Tokenizer(nn.Module):
     h, w = self.grid if grid is None else grid
     if h * w != ids.shape[1]:
       raise ValueError(f"{ids.shape[1]} ids do not fill a grid of {h} x {w}.")
-    codes = self.quantize.lookup(ids)
+    codes = self._codes(ids)
     codes = einops.rearrange(codes, "b (h w) d -> b h w d", h=h, w=w)
     return self.decode_latents(codes)
 
@@ -166,6 +208,12 @@ class Tokenizer(nn.Module):
       quantized = self.post_quant_conv(quantized)
     outputs = self.decoder(quantized, train).astype(jnp.float32)
     return 2.0 * outputs - 1.0 if self.unit_range else outputs
+
+  def _codes(self, ids: Array) -> Array:
+    """Ids [..], small ones where the vocabulary is reduced -> codes [.. d]."""
+    return self.quantize.lookup(
+      self.remap.widen(ids) if self.kept_codes else ids
+    )
 
   def _latents(self, images: Array, train: bool) -> Array:
     """Images [b h w c] -> latents [b h' w' d], float32."""

@@ -16,14 +16,17 @@ from PIL import Image
 from vq_jax import evaluate as evaluation
 from vq_jax import pictures, pipeline, plugins, weights
 from vq_jax.data import _loader, tokens
-from vq_jax.train import checkpoint, layout, loop, prior
+from vq_jax.system import build_system
+from vq_jax.train import checkpoint, frozen, layout, loop, prior
 from vq_jax.train.log import Log, progress
+from vq_jax.train.request import Requests
 from vq_jax.types import Params
 
 Config = Mapping[str, Any]
 FRAMES = 12  # Of a film strip.
 ACTORS = 8  # Images in a film strip.
 SHOWN = 128  # Images in a sample grid.
+SCALES = (0, 1, 3, 5)  # Of guidance, in a picture of it.
 
 
 def stage(config: Config) -> Any:
@@ -39,10 +42,11 @@ def stage(config: Config) -> Any:
 def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Trains to config.steps, resuming if the directory holds a checkpoint."""
   layout.check_batch(config["batch"], mesh, "config.batch")
-  task = stage(config).make_task(config)
+  task = stage(config).make_task(frozen.own(config, workdir))
   checkpoint.claim(workdir, config)
   if config["stage"] == "prior":
     adopt_tokenizer(config, workdir)
+  frozen.adopt(config, workdir)
   store = open_store(config, workdir)
   if (store.latest() or 0) >= config["steps"]:
     print(f"{workdir} is trained to step {store.latest()}; nothing to do.")
@@ -103,7 +107,7 @@ def load(config: Config, workdir: pathlib.Path, mesh: Mesh) -> tuple:
     FileNotFoundError: there is no run or no checkpoint.
   """
   checkpoint.differ(checkpoint.read_config(workdir), config, workdir)
-  init = stage(config).initial(config)
+  init = stage(config).initial(frozen.own(config, workdir))
   abstract = jax.eval_shape(init, jax.random.key(0))
   store = open_store(config, workdir)
   loaded = store.weights(abstract, layout.layout(abstract, mesh))
@@ -126,7 +130,7 @@ def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
     "tokenizer": digest(directory / "tokenizer"),
     "step": step,
     "data": dict(config["data"]),
-    "vocab_size": tokenizer.vocab_size,
+    "vocab_size": tokenizer.prior_vocab_size,
     "grid": list(tokenizer.grid),
   }
   file = directory / tokens.MANIFEST
@@ -141,7 +145,7 @@ def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
       str(directory),
       split,
       encoded(tokenizer, params, config, split),
-      tokenizer.vocab_size,
+      tokenizer.prior_vocab_size,
     )
     for split in config["splits"]
   }
@@ -168,23 +172,28 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   if config["stage"] != "prior":
     raise ValueError("Samples are drawn from a prior; this run is a tokenizer.")
   layout.check_batch(config["sample"]["batch"], mesh, "config.sample.batch")
-  net = pipeline.build_net(config["net"])
-  system = pipeline.build_prior(config["prior"])
-  run = prior.make_generator(config, net, system)
-  chain = prior.make_generator(config, net, system, "trajectory")
+  own = frozen.own(config, workdir)
+  system = build_system(own)
+  markov = pipeline.build_prior(config["prior"])
+  run = prior.make_generator(config, system, markov)
+  chain = prior.make_generator(config, system, markov, "trajectory")
+  requests = Requests(config, system)
   _, params = load(config, workdir, mesh)
-  tokenizer, frozen = pipeline.load_tokenizer(workdir / "tokenizer")
-  paint = jax.jit(lambda ids: pipeline.decode(tokenizer, frozen, ids, net.grid))
+  params = params | frozen.load(system)
+  tokenizer, stored = pipeline.load_tokenizer(workdir / "tokenizer")
+  grid = system.net.grid
+  paint = jax.jit(lambda ids: pipeline.decode(tokenizer, stored, ids, grid))
 
-  def place(index: np.ndarray) -> jax.Array:
-    return layout.place_batch({"index": index}, mesh)["index"]
+  def ask(index: np.ndarray) -> tuple:
+    rows = layout.place_batch({"i": index, **requests(index)}, mesh)
+    return rows.pop("i"), rows
 
   folder = workdir / "samples"
   folder.mkdir(exist_ok=True)
   shown = []
   count, size = config["sample"]["count"], config["sample"]["batch"]
   batches = evaluation.samples(
-    lambda index: run(params, place(index)), paint, count, size
+    lambda index: run(params, *ask(index)), paint, count, size
   )
   for batch in progress(
     batches, -(-count // size), f"sample, {size} at a time"
@@ -194,16 +203,32 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
       Image.fromarray(image).save(folder / f"{index:06d}.png")
     shown.extend(images[: max(SHOWN - len(shown), 0)])
   save_picture(workdir / "samples.png", pictures.grid(np.stack(shown), 16))
-  states = np.asarray(chain(params, place(np.arange(size))))[:ACTORS]
-  save_picture(workdir / "film.png", film(states, system, net.grid, paint))
+  states = np.asarray(chain(params, *ask(np.arange(size))))[:ACTORS]
+  save_picture(workdir / "film.png", film(states, markov, grid, paint))
+  if system.net.labels or system.text:
+    picture = guided(run, params, requests, size, paint)
+    save_picture(workdir / "guidance.png", picture)
   print(f"{folder}: {count} images; {workdir}/samples.png, film.png")
 
 
-def film(states: np.ndarray, system: Any, grid: tuple, paint: Any):
+def guided(run: Any, params: Params, requests: Any, size: int, paint: Any):
+  """Rows of one request and one seed, columns of growing guidance."""
+  rows = max(size // len(SCALES), 1)
+  index = np.repeat(np.arange(rows), len(SCALES))
+  scales = np.tile(np.array(SCALES, np.float32), rows)
+  ids = run(params, index, requests(index), scales)
+  names = [requests.name(i) for i in range(rows)]
+  images = pipeline.to_uint8(paint(ids))
+  return pictures.table(
+    images, rows=names, columns=[f"s = {s}" for s in SCALES]
+  )
+
+
+def film(states: np.ndarray, markov: Any, grid: tuple, paint: Any):
   """States [b steps+1 n] -> rows of images, columns of time; masks are grey."""
   frames = np.linspace(0, states.shape[1] - 1, FRAMES).round().astype(int)
   states = states[:, frames]
-  masked = states == system.vocab_size
+  masked = states == markov.vocab_size
   # The decoder sees the final tokens behind the veil: any other would tint the
   # cells beside it.
   filled = np.where(masked, states[:, -1:], states)
@@ -220,7 +245,8 @@ def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
 def evaluate(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Writes metrics.json and prints it."""
   step, params = load(config, workdir, mesh)
-  numbers = stage(config).measure(config, workdir, mesh, params)
+  own = frozen.own(config, workdir)
+  numbers = stage(config).measure(own, workdir, mesh, params)
   row = {"step": step, **numbers}
   weights.write_json(workdir / "metrics.json", row)
   width = max(map(len, row))

@@ -7,17 +7,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from vq_jax import evaluate, pictures, pipeline, plugins
 from vq_jax.data import tokens
-from vq_jax.train import layout, optimizer
+from vq_jax.system import (
+  System,
+  build_system,
+  condition,
+  init_system,
+  make_model,
+)
+from vq_jax.train import frozen, layout, optimizer
 from vq_jax.train.log import progress
+from vq_jax.train.request import Requests, Worded, asked, read_tokens
 from vq_jax.train.task import State, Task, apply_gradients, new_state
-from vq_jax.types import Array, Batch, Condition, Key, Metrics, Model, Params
+from vq_jax.types import Array, Batch, Key, Metrics, Model, Params
 
 Config = Mapping[str, Any]
 SHOWN = 32  # Samples in the picture of a training run.
@@ -25,33 +32,35 @@ SHOWN = 32  # Samples in the picture of a training run.
 
 def make_task(config: Config) -> Task:
   """A prior of `config.prior` with the network `config.net`."""
-  net = pipeline.build_net(config["net"])
+  system = build_system(config)
   prior = pipeline.build_prior(config["prior"])
-  check_sizes(config, net, prior)
+  check_sizes(config, system.net, prior)
   optimizer.check_average(config["ema"])
-  if config["label_dropout"] and not net.labels:
-    raise ValueError(
-      "config.label_dropout needs a conditional net: set config.net.labels."
-    )
   transform = plugins.call(
     optimizer.make_optimizer,
     config["optimizer"],
     "config.optimizer",
     config["steps"],
   )
-  train, validation = _source(config, "train"), _source(config, "validation")
+  train, validation = (
+    Worded(read_tokens(config, split), system.text)
+    for split in ("train", "validation")
+  )
+  fixed = frozen.load(system)
   return Task(
-    init=lambda key: _init(net, transform, key),
-    update=make_update(net, prior, transform, config),
+    init=lambda key: _init(system, prior, transform, fixed, config, key),
+    update=make_update(system, prior, transform, config),
     source=train,
-    inputs=("ids", "label"),
-    evaluate=lambda state: bound(config, net, prior, validation, state.ema),
-    pictures={"samples": make_picture(config, net, prior)},
+    inputs=("ids", *asked(system)),
+    evaluate=lambda state: bound(
+      config, system, prior, validation, state.ema | state.extra["frozen"]
+    ),
+    pictures={"samples": make_picture(config, system, prior)},
   )
 
 
 def check_sizes(config: Config, net: Any, prior: Any) -> None:
-  """ValueError unless tokens, net and prior speak of the same codes."""
+  """ValueError unless tokens, net and prior speak of the same things."""
   manifest = tokens.read_manifest(config["data"]["path"])
   sizes = {
     "the tokens": (manifest["vocab_size"], tuple(manifest["grid"])),
@@ -63,161 +72,179 @@ def check_sizes(config: Config, net: Any, prior: Any) -> None:
       f"{who}: K = {k}, grid {h} x {w}" for who, (k, (h, w)) in sizes.items()
     )
     raise ValueError(f"Sizes disagree. {told}.")
-
-
-def viewer(net: Any):
-  """(params, label [b]) -> Model; the label is dropped if nothing reads it."""
-
-  def view(params: Params, label: Array, dropout: Key | None = None) -> Model:
-    cond = Condition(label if net.labels else None)
-    return pipeline.make_model(net, params, cond, dropout)
-
-  return view
+  if net.time == "learnt" and net.time_steps != prior.time_steps:
+    raise ValueError(
+      f"config.net.time_steps is {net.time_steps}, the rows of a learnt table"
+      f" of times, but config.prior.time_steps is {prior.time_steps}."
+    )
 
 
 def make_update(
-  net: Any,
+  system: System,
   prior: Any,
   transform: optax.GradientTransformation,
   config: Config,
 ):
   """(state, batch, key) -> (state, metrics), pure."""
-  view = viewer(net)
-  drop = config["label_dropout"]
+  rate = config["condition"]["dropout"]
 
   def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    key_loss, key_label, key_drop = jax.random.split(key, 3)
-    label = batch["label"]
-    dropped = jax.random.bernoulli(key_label, drop, label.shape)
-    label = jnp.where(dropped, net.labels, label)
+    key_loss, key_null, key_drop = jax.random.split(key, 3)
+    b = batch["ids"].shape[0]
+    drop = jax.random.bernoulli(key_null, rate, (b,)) if rate else None
+    fixed = state.extra["frozen"]
 
-    def loss(params: Params) -> tuple[Array, Metrics]:
-      model = view(params, label, key_drop)
-      target = view(state.ema, label)
-      return prior.loss(key_loss, model, batch["ids"], target=target)
+    def view(params: Params, dropout: Key | None = None) -> Model:
+      params = params | fixed
+      cond = condition(system, params, batch, drop)
+      return make_model(system.net, params["net"], cond, dropout)
 
-    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
+    def loss(params: Params) -> tuple[Array, tuple[Metrics, Any]]:
+      return prior.loss(
+        key_loss,
+        view(params, key_drop),
+        batch["ids"],
+        target=view(state.ema),
+        memory=state.extra["memory"],
+      )
+
+    (value, (metrics, memory)), grads = jax.value_and_grad(loss, has_aux=True)(
       state.params
     )
     params, moments = apply_gradients(transform, grads, state)
     step = state.step + 1
     ema = optimizer.average(state.ema, params, step, **config["ema"])
     metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads)}
-    return State(step, state.ok, params, ema, moments, ()), metrics
+    extra = state.extra | {"memory": memory}
+    return State(step, state.ok, params, ema, moments, extra), metrics
 
   return update
 
 
 def bound(
-  config: Config, net: Any, prior: Any, source: Any, params: Params
+  config: Config, system: System, prior: Any, source: Worded, params: Params
 ) -> dict[str, float]:
   """Validation bits per token beside the uniform and unigram bounds."""
   section = config["evaluate"]
   counts = np.bincount(
-    _source(config, "train").columns["ids"].ravel(), minlength=prior.vocab_size
+    read_tokens(config, "train").columns["ids"].ravel(),
+    minlength=prior.vocab_size,
   )
   metrics = {
     "bits": {},
     "unigram": {"vocab_size": prior.vocab_size, "counts": counts},
   }
+
+  def view(params: Params, request: Batch) -> Model:
+    cond = condition(system, params, request)
+    return make_model(system.net, params["net"], cond)
+
   batches = evaluate.bits(
-    viewer(net),
+    view,
     params,
     prior,
     source,
     jax.random.key(section["seed"]),
+    keys=asked(system),
     batch=section["batch"],
     limit=section["limit"],
   )
   return evaluate.fold(metrics, batches)
 
 
-def make_picture(config: Config, net: Any, prior: Any):
+def make_picture(config: Config, system: System, prior: Any):
   """State -> a grid of samples, always of the same seeds."""
   directory = pathlib.Path(config["data"]["path"]) / "tokenizer"
-  tokenizer, frozen = pipeline.load_tokenizer(directory)
-  run = make_generator(config, net, prior)
+  tokenizer, weights = pipeline.load_tokenizer(directory)
+  run = make_generator(config, system, prior)
+  requests = Requests(config, system)
 
   def draw(state: State) -> np.ndarray:
-    ids = run(state.ema, np.arange(SHOWN))
-    images = pipeline.decode(tokenizer, frozen, ids, net.grid)
+    index = np.arange(SHOWN)
+    params = state.ema | state.extra["frozen"]
+    ids = run(params, index, requests(index))
+    images = pipeline.decode(tokenizer, weights, ids, system.net.grid)
     return pictures.grid(pipeline.to_uint8(images), columns=16)
 
   return draw
 
 
-def make_generator(config: Config, net: Any, prior: Any, what: str = "sample"):
-  """(params, image numbers [b]) -> ids [b n], compiled once.
+def make_generator(
+  config: Config, system: System, prior: Any, what: str = "sample"
+):
+  """(params, image numbers [b], requests) -> ids [b n], compiled once.
 
   `what` is a function of the sampler's module: "sample" or "trajectory", which
-  gives [b steps + 1 n]. Labels of a conditional net are drawn uniformly.
+  gives [b steps + 1 n]. A last argument `guidance` [b] replaces that of the
+  config.
   """
   draw = pipeline.build_sampler(config["sampler"], prior, what)
   section = dict(config["sample"])
-  seed = section.pop("seed")
-  del section["count"], section["batch"]
-  given = ("net", "params", "label")
+  key = jax.random.key(section.pop("seed"))
+  for name in ("count", "batch", "captions", "split"):
+    section.pop(name, None)
+  given = ("system", "params", "request")
   plugins.check(pipeline.adapt, section, "config.sample", given)
-  key, key_label = jax.random.split(jax.random.key(seed))
 
   @jax.jit
-  def run(params: Params, index: Array) -> Array:
-    label = None
-    if net.labels:
-      keys = jax.vmap(lambda i: jax.random.fold_in(key_label, i))(index)
-      label = jax.vmap(lambda k: jax.random.randint(k, (), 0, net.labels))(keys)
+  def run(
+    params: Params, index: Array, requests: Batch, guidance: Array | None = None
+  ) -> Array:
     return pipeline.generate(
       key,
       index,
-      label,
-      net=net,
+      requests,
+      guidance=section["guidance"] if guidance is None else guidance,
+      system=system,
       params=params,
       prior=prior,
       draw=draw,
-      **section,
+      **{k: v for k, v in section.items() if k != "guidance"},
     )
 
   return run
 
 
 def initial(config: Config) -> Callable[[Key], Params]:
-  """Key -> fresh weights of config.net."""
-  return functools.partial(pipeline.init_net, pipeline.build_net(config["net"]))
+  """Key -> fresh weights of all that is trained."""
+  system = build_system(config)
+  return functools.partial(init_system, system)
 
 
 def measure(
   config: Config, workdir: pathlib.Path, mesh: Mesh, params: Params
 ) -> dict[str, float]:
   """Bits per token, and how samples compare with the training images."""
-  net = pipeline.build_net(config["net"])
+  system = build_system(config)
   prior = pipeline.build_prior(config["prior"])
-  validation = _source(config, "validation")
-  numbers = bound(config, net, prior, validation, params)
+  validation = Worded(read_tokens(config, "validation"), system.text)
+  params = params | frozen.load(system)
+  numbers = bound(config, system, prior, validation, params)
   section = config["sample"]
   layout.check_batch(section["batch"], mesh, "config.sample.batch")
-  run = make_generator(config, net, prior)
-  tokenizer, frozen = pipeline.load_tokenizer(workdir / "tokenizer")
-  paint = jax.jit(lambda ids: pipeline.decode(tokenizer, frozen, ids, net.grid))
   name = config["evaluate"]["features"]
   extractor = plugins.resolve("features", name)
   manifest = tokens.read_manifest(config["data"]["path"])
   real = plugins.build(
     "data", "source", manifest["data"], "the data of the tokens", "train"
   )
-  batch = section["batch"]
-  fakes = evaluate.samples(
-    lambda index: run(params, layout.place_batch({"i": index}, mesh)["i"]),
-    paint,
-    section["count"],
-    batch,
+  images = functools.partial(
+    _fakes, config, workdir, mesh, system, prior, params
   )
-  fakes = progress(fakes, -(-section["count"] // batch), "sample")
   batches = itertools.chain(
-    evaluate.featured(evaluate.originals(real, batch), extractor, ("real",)),
-    evaluate.featured(fakes, extractor, ("fake",)),
+    evaluate.featured(
+      evaluate.originals(real, section["batch"]), extractor, ("real",)
+    ),
+    evaluate.featured(images(None), extractor, ("fake",)),
   )
-  quality = evaluate.fold({"frechet": {}, "prdc": {}}, batches)
+  metrics: dict[str, dict] = {"frechet": {}, "prdc": {}}
+  quality = evaluate.fold(metrics, batches)
   numbers |= {f"{name}_{key}": value for key, value in quality.items()}
+  if system.text:
+    for split in config["evaluate"]["agreement"]:
+      batches = evaluate.featured(images(split), extractor, ("fake",))
+      found = evaluate.fold({"retrieval": {}}, batches)
+      numbers |= {f"{name}_{split}_{k}": v for k, v in found.items()}
   context = {"samples": section["count"], "sampler": config["sampler"]["name"]}
   return (
     numbers
@@ -226,10 +253,45 @@ def measure(
   )
 
 
-def _source(config: Config, split: str) -> tokens.Source:
-  return plugins.build("data", "source", config["data"], "config.data", split)
+def _fakes(
+  config: Config,
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  system: System,
+  prior: Any,
+  params: Params,
+  split: str | None,
+):
+  """Batches of samples; of the captions of a split, once each, or of config."""
+  section = config["sample"]
+  requests = Requests(config, system, split)
+  count = len(requests.captions) if split else section["count"]
+  run = make_generator(config, system, prior)
+  tokenizer, weights = pipeline.load_tokenizer(workdir / "tokenizer")
+  grid = system.net.grid
+  paint = jax.jit(lambda ids: pipeline.decode(tokenizer, weights, ids, grid))
+
+  def ids_of(index: np.ndarray) -> Array:
+    rows = layout.place_batch({"i": index, **requests(index)}, mesh)
+    return run(params, rows.pop("i"), rows)
+
+  batches = evaluate.samples(ids_of, paint, count, section["batch"])
+  total = -(-count // section["batch"])
+  for batch in progress(batches, total, f"sample {split or ''}".strip()):
+    if split:
+      batch["caption"] = [requests.caption(int(i)) for i in batch["index"]]
+    yield batch
 
 
-def _init(net: Any, transform: Any, key: Key) -> State:
-  params = pipeline.init_net(net, key)
-  return new_state(params, transform.init(params))
+def _init(
+  system: System,
+  prior: Any,
+  transform: Any,
+  fixed: Params,
+  config: Config,
+  key: Key,
+) -> State:
+  params = init_system(system, key)
+  memory = prior.memory() if hasattr(prior, "memory") else ()
+  extra = {"memory": memory, "frozen": fixed}
+  return new_state(params, transform.init(params), extra)

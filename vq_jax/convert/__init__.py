@@ -1,0 +1,1 @@
+"""Official checkpoints -> our configs and parameter trees."""

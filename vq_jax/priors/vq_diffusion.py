@@ -1,0 +1,238 @@
+"""VQ-Diffusion: codes are masked or replaced (arXiv:2111.14822, 2205.16007)."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vq_jax import plugins, schedules, transitions
+from vq_jax.priors import _chain
+from vq_jax.types import NEVER, Array, Key, Metrics, Model
+
+# Importance sampling starts when every time has been drawn more often.
+FAMILIAR = 10
+
+
+class Memory(NamedTuple):
+  """What importance sampling of times has seen.
+
+  Attributes:
+    history: running mean of the squared bound terms at each step [T], nats^2.
+    count: how often each step was drawn [T].
+  """
+
+  history: Array
+  count: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+  """A chain of T steps over K codes and a mask, and its variational bound.
+
+  Attributes:
+    vocab_size: K; the mask is index K.
+    schedule: a name in `schedules.CHAINS`, or a masking ratio.
+    time_steps: T.
+    auxiliary: weight of the cross-entropy of the clean token, which
+      arXiv:2111.14822, section 4.1 adds to the bound.
+    adaptive: that weight falls with time, times 2 - s from 2 to 1.
+    mask_weight: of tokens that are masked, and that are not.
+    draw: "importance" draws times in proportion to the root mean square of
+      their terms (arXiv:2102.09672, section 3.3), "uniform" all alike.
+    bound_times: network calls per example in `bits`; T visits every step.
+  """
+
+  vocab_size: int
+  schedule: str = "alpha1"
+  time_steps: int = 100
+  auxiliary: float = 5e-4
+  adaptive: bool = True
+  mask_weight: tuple[float, float] = (1.0, 1.0)
+  draw: str = "importance"
+  bound_times: int = 10
+
+  def __post_init__(self):
+    if self.draw not in _DRAWS:
+      raise ValueError(plugins.unknown(self.draw, _DRAWS, "There is no draw"))
+    if self.time_steps < 2:
+      raise ValueError(f"time_steps must be at least 2, not {self.time_steps}.")
+    schedules.chain(self.schedule, self.time_steps)
+
+  def kernel(self, t: Array) -> transitions.Kernel:
+    """The cumulative kernel at time t."""
+    return schedules.chain(self.schedule, self.time_steps)(t)
+
+  def corrupt(self, key: Key, model: Model | None, x: Array, t: Array) -> Array:
+    """z ~ q(z_t | x).  x: ids [b n], t: [b] -> ids [b n]."""
+    del model
+    return transitions.corrupt(key, self.kernel(t), x, self.vocab_size)
+
+  def times(self, u: Array) -> tuple[Array, Array]:
+    """Uniform u [b] in [0, 1) -> the ends s < t [b] of a step."""
+    return self._ends(jnp.floor(u * self.time_steps))
+
+  def _ends(self, before: Array) -> tuple[Array, Array]:
+    return before / self.time_steps, (before + 1) / self.time_steps
+
+  def terms(
+    self, log_probs: Array, z: Array, x: Array, s: Array, t: Array
+  ) -> tuple[Array, Array]:
+    """The bound's term of the step from t to s, and the auxiliary one.
+
+    KL(q(z_s | z_t, x) || p(z_s | z_t)), which at s = 0 is -log p(x | z_t), and
+    -log p(x | z_t) (arXiv:2111.14822, eq. 8 to 12).
+
+    Args:
+      log_probs: log p(x | z) [b n K].
+      z: corrupted ids [b n].
+      x: clean ids [b n].
+      s: the earlier time [b].
+      t: the later time [b].
+
+    Returns:
+      Two arrays [b], nats per image; the second without its weight.
+    """
+    ends = self.kernel(s), self.kernel(t)
+    is_x = jnp.arange(self.vocab_size) == x[..., None]
+    truth = transitions.posterior(*ends, jnp.where(is_x, 0.0, NEVER), z)
+    guess = transitions.posterior(*ends, log_probs, z)
+    kl = jnp.sum(jnp.exp(truth) * (truth - guess), -1)  # [b n]
+    nats = -jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]
+    weight = jnp.where(z == self.vocab_size, *self.mask_weight)
+    weight = jnp.where(s[:, None] == 0, 1.0, weight)
+    return jnp.sum(weight * kl, 1), jnp.sum(weight * nats, 1)
+
+  def cost(
+    self, log_probs: Array, z: Array, x: Array, s: Array, t: Array
+  ) -> tuple[Array, Array]:
+    """Per-example loss, and bound in bits per token, as if T such steps, [b].
+
+    Arguments as for `terms`. The loss is in nats per token of one step.
+    """
+    kl, nats = self.terms(log_probs, z, x, s, t)
+    weight = self.auxiliary * (2.0 - s if self.adaptive else 1.0)
+    n = x.shape[1]
+    return (kl + weight * nats) / n, kl * self.time_steps / (n * math.log(2.0))
+
+  def memory(self) -> Memory:
+    """Nothing seen yet."""
+    return Memory(jnp.zeros(self.time_steps), jnp.zeros(self.time_steps))
+
+  def probabilities(self, memory: Memory) -> Array:
+    """Of each step being drawn [T]; uniform until all are familiar."""
+    return _DRAWS[self.draw](memory)
+
+  def remember(self, memory: Memory, index: Array, nats: Array) -> Memory:
+    """After terms `nats` [b] of the steps `index` [b].
+
+    Of a step that was drawn twice only the later term is kept, and both are
+    counted, as in the released training.
+    """
+    steps = self.time_steps
+    order = jnp.arange(index.shape[0])
+    last = jax.ops.segment_max(order, index, steps)  # Negative if not drawn.
+    squared = jnp.square(nats)[jnp.maximum(last, 0)]
+    count = jax.ops.segment_sum(jnp.ones_like(nats), index, steps)
+    new = 0.9 * memory.history + 0.1 * squared
+    history = jnp.where(count > 0, new, memory.history)
+    return Memory(history, memory.count + count)
+
+  def loss(
+    self,
+    key: Key,
+    model: Model,
+    x: Array,
+    *,
+    target: Model | None = None,
+    memory: Memory,
+  ) -> tuple[Array, tuple[Metrics, Any]]:
+    """An unbiased estimate of T times the mean loss over steps.
+
+    x: clean ids [b n]. -> (scalar, (metrics, memory)).
+    """
+    del target
+    n = x.shape[1]
+    key_t, key_z = jax.random.split(key)
+    probs = self.probabilities(memory)
+    # Inversion keeps the numbers, and so the steps, spread evenly.
+    u = _chain.stratified(key_t, x.shape[0])
+    index = jnp.searchsorted(jnp.cumsum(probs), u, side="right")
+    index = jnp.minimum(index, self.time_steps - 1)
+    s, t = self._ends(index.astype(jnp.float32))
+    z = self.corrupt(key_z, model, x, t)
+    loss, bits = self.cost(model.denoise(z, t), z, x, s, t)
+    rare = 1.0 / probs[index]
+    memory = self.remember(
+      memory, index, bits * n * math.log(2.0) / self.time_steps
+    )
+    metrics = {
+      "bits_per_token": jnp.mean(bits * rare) / self.time_steps,
+      "masked_fraction": jnp.mean(z == self.vocab_size),
+    }
+    memory = jax.lax.stop_gradient(memory)
+    return jnp.mean(loss * rare), (metrics, memory)
+
+  def bits(self, key: Key, model: Model, x: Array) -> Array:
+    """Unbiased upper bound on -log2 p(x) / n: bits per token [b], x [b n].
+
+    The whole bound: `bound_times` evenly spread steps, and the divergence of
+    q(z_1 | x) from the law that `start` draws from.
+    """
+    return _chain.bits(self, key, model, x) + self._start_bits()
+
+  def _start_bits(self) -> Array:
+    """KL(q(z_1 | x) || p(z_1)) in bits per token; the same for every x."""
+    end = self.kernel(jnp.float32(1.0))
+    k, codes = self.vocab_size, end.keep + end.uniform
+    same, other = end.keep + end.uniform / k, end.uniform / k
+    mean = jnp.maximum(codes, 1e-30) / k  # If no code is left both terms are 0.
+    nats = jax.scipy.special.xlogy(same, same / mean)
+    nats += (k - 1) * jax.scipy.special.xlogy(other, other / mean)
+    return nats / math.log(2.0)
+
+  def start(self, key: Key, model: Model, shape: tuple[int, int]) -> Array:
+    """z at t = 1: masks, and uniform codes with what mass is left. -> [b n]."""
+    del model
+    mask = self.kernel(jnp.float32(1.0)).mask
+    end = transitions.Kernel(jnp.zeros_like(mask), 1.0 - mask, mask)
+    blank = jnp.zeros(shape, jnp.int32)
+    return transitions.corrupt(key, end, blank, self.vocab_size)
+
+  def reverse(
+    self, key: Key, model: Model, z: Array, t: Array, s: Array
+  ) -> Array:
+    """z_s ~ p(z_s | z_t), s < t scalars any distance apart. [b n] -> [b n].
+
+    A code that was revealed may change again, as the chain has it.
+    """
+    log_probs = model.denoise(z, jnp.full(z.shape[:1], t))
+    ends = self.kernel(s), self.kernel(t)
+    return jax.random.categorical(
+      key, transitions.posterior(*ends, log_probs, z)
+    )
+
+  def finish(self, model: Model, z: Array) -> Array:
+    """The ids at t = 0, where no mask is left."""
+    del model
+    return z
+
+
+def _uniform(memory: Memory) -> Array:
+  return jnp.full(memory.history.shape, 1.0 / len(memory.history))
+
+
+def _importance(memory: Memory) -> Array:
+  """In proportion to the root of the second moment; the first as the second.
+
+  The term of the first step is of another kind and size (a likelihood, not a
+  divergence); it is drawn as often as its neighbour.
+  """
+  weight = jnp.sqrt(memory.history + 1e-10) + 1e-4
+  weight = weight.at[0].set(weight[1])
+  familiar = jnp.all(memory.count > FAMILIAR)
+  return jnp.where(familiar, weight / jnp.sum(weight), _uniform(memory))
+
+
+_DRAWS = {"importance": _importance, "uniform": _uniform}

@@ -1,0 +1,1 @@
+"""Captions -> features [b m d]: one file per encoder."""

@@ -1,0 +1,71 @@
+"""A small transformer over the bytes of a caption, trained with the prior."""
+
+from collections.abc import Sequence
+
+import einops
+import flax.linen as nn
+import jax
+import numpy as np
+
+from vq_jax.ops.attention import attend
+from vq_jax.types import Array
+
+FROZEN = False
+FILES = ()
+
+END = 256  # Behind the last byte, up to the end.
+NORMAL = nn.initializers.normal(0.02)
+
+
+class Encoder(nn.Module):
+  """Captions -> features [b m d].
+
+  Attributes:
+    length: m, bytes of a caption; the rest of a longer one is not read.
+    dim: d, features of a byte.
+    layers: transformer blocks.
+    heads: attention heads, a divisor of `dim`.
+  """
+
+  length: int = 48
+  dim: int = 128
+  layers: int = 2
+  heads: int = 4
+
+  @nn.nowrap
+  def words(self, captions: Sequence[str]) -> np.ndarray:
+    """Captions -> bytes of their lower-case UTF-8, int32 [b m]."""
+    ids = np.full((len(captions), self.length), END, np.int32)
+    for row, caption in zip(ids, captions, strict=True):
+      read = caption.lower().strip().encode()[: self.length]
+      row[: len(read)] = list(read)
+    return ids
+
+  @nn.compact
+  def __call__(self, words: Array) -> Array:
+    """Ids [b m] -> features [b m d], float32; each has unit RMS."""
+    x = nn.Embed(END + 1, self.dim, embedding_init=NORMAL, name="bytes")(words)
+    x += self.param("positions", NORMAL, (self.length, self.dim))
+    for i in range(self.layers):
+      x = Block(self.heads, name=f"block{i}")(x)
+    return nn.LayerNorm(name="norm")(x)
+
+
+class Block(nn.Module):
+  """Pre-norm residual block: self-attention, then an MLP."""
+
+  heads: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[b m d] -> [b m d]."""
+    width = x.shape[-1]
+    y = nn.LayerNorm(name="attention_norm")(x)
+    qkv = nn.Dense(3 * width, name="qkv", kernel_init=NORMAL)(y)
+    split = "b m (three a d) -> three b m a d"
+    q, k, v = einops.rearrange(qkv, split, three=3, a=self.heads)
+    y = einops.rearrange(attend(q, k, v), "b m a d -> b m (a d)")
+    x += nn.Dense(width, name="out", kernel_init=NORMAL)(y)
+    y = nn.LayerNorm(name="mlp_norm")(x)
+    y = nn.Dense(4 * width, name="up", kernel_init=NORMAL)(y)
+    return x + nn.Dense(width, name="down", kernel_init=NORMAL)(jax.nn.gelu(y))

@@ -1,0 +1,90 @@
+"""What images of a prior are asked to show: classes and captions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vq_jax import plugins
+from vq_jax.data import tokens
+from vq_jax.system import System
+
+Config = Mapping[str, Any]
+
+
+def read_tokens(config: Config, split: str) -> tokens.Source:
+  """config.data -> the tokens of one split."""
+  return plugins.build("data", "source", config["data"], "config.data", split)
+
+
+def asked(system: System) -> tuple[str, ...]:
+  """The keys of a request that the system reads."""
+  return ("label",) * bool(system.net.labels) + ("words",) * bool(system.text)
+
+
+class Worded:
+  """A source of tokens whose captions are also what an encoder reads."""
+
+  def __init__(self, source: tokens.Source, text: Any | None):
+    if text and "caption" not in source.columns:
+      raise ValueError(
+        "config.text needs captions, and the tokens have none; tokenize data"
+        " that has captions, or leave config.text out."
+      )
+    self.source, self.text = source, text
+
+  def __len__(self) -> int:
+    """Number of images."""
+    return len(self.source)
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    """Example i, with `words` [m] if there is a text encoder."""
+    row = self.source[i]
+    if self.text:
+      row["words"] = self.text.words([row["caption"]])[0]
+    return row
+
+
+class Requests:
+  """What image i of a run shows: a function of the seed and i.
+
+  Classes are drawn uniformly. Captions are those of config.sample.captions in
+  turn, or of the split config.sample.split if there are none.
+  """
+
+  def __init__(self, config: Config, system: System, split: str | None = None):
+    """`split` overrides both keys of config.sample."""
+    section = config["sample"]
+    self.system, self.seed = system, section["seed"]
+    self.captions: Sequence[str] = ()
+    if system.text:
+      given = () if split else section["captions"]
+      split = split or section["split"]
+      self.captions = given or read_tokens(config, split).columns["caption"]
+      self.captions = [str(caption) for caption in self.captions]
+
+  def caption(self, i: int) -> str:
+    """The caption of image i."""
+    return self.captions[i % len(self.captions)]
+
+  def label(self, i: int) -> int:
+    """The class of image i."""
+    rng = np.random.default_rng([self.seed, i])
+    return int(rng.integers(self.system.net.labels))
+
+  def name(self, i: int) -> str:
+    """What image i shows, for people."""
+    if self.system.text:
+      return self.caption(i)
+    return f"class {self.label(i)}"
+
+  def __call__(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Image numbers [b] -> what `pipeline.condition` reads."""
+    request = {}
+    if self.system.net.labels:
+      label = [self.label(int(i)) for i in index]
+      request["label"] = np.array(label, np.int32)
+    if self.system.text:
+      captions = [self.caption(int(i)) for i in index]
+      request["words"] = self.system.text.words(captions)
+    return request
