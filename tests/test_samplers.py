@@ -23,6 +23,12 @@ def draw(name, key, model, prior, shape, **options):
   )
 
 
+def trajectory(name, key, model, prior, shape, **options):
+  return plugins.resolve("samplers", name).trajectory(
+    key, model, prior, shape, **options
+  )
+
+
 def exact_denoiser(joint):
   """p(x_i | visible tokens) of a joint law [K .. K], by enumeration."""
   n, k = joint.ndim, joint.shape[0]
@@ -88,22 +94,25 @@ def test_the_network_is_traced_once(name, key):
   assert calls == [(2, 4)]
 
 
-def test_every_position_is_revealed_exactly_once(key):
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_position_is_revealed_exactly_once(name, key):
   model = Model(lambda z, t: jnp.full((*z.shape, K), -math.log(K)))
-  states = ancestral.trajectory(
-    key, model, absorbing.Prior(K), (8, 16), steps=10
-  )
+  states = trajectory(name, key, model, absorbing.Prior(K), (8, 16), steps=10)
   states = np.asarray(states)  # [11 8 16]
   assert (states[0] == K).all() and (states[-1] < K).all()
   changes = (states[1:] != states[:-1]).sum(0)
   assert (changes == 1).all()
 
 
-def test_trajectory_ends_in_the_sample(key):
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_trajectory_starts_in_the_known_and_ends_in_the_sample(name, key):
   model = Model(lambda z, t: jnp.full((*z.shape, K), -math.log(K)))
-  args = (key, model, absorbing.Prior(K), (3, 7))
-  last = ancestral.trajectory(*args, steps=4)[-1]
-  np.testing.assert_array_equal(last, ancestral.sample(*args, steps=4))
+  known = jnp.tile(jnp.where(jnp.arange(7) < 2, 1, K), (3, 1))
+  args = (name, key, model, absorbing.Prior(K), (3, 7))
+  states = trajectory(*args, steps=4, known=known)
+  np.testing.assert_array_equal(states[0], known)
+  last = draw(*args, steps=4, known=known)
+  np.testing.assert_array_equal(states[-1], last)
 
 
 def test_reveals_are_spread_evenly_over_the_steps(key):

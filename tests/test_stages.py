@@ -10,7 +10,7 @@ import pytest
 import toy
 from PIL import Image
 
-from configs import emoji32_absorbing, emoji32_vqgan
+from configs import emoji32_absorbing, emoji32_vqgan, vq_diffusion_emoji_text
 from vq_jax import pipeline, weights
 from vq_jax.data import _loader, tokens
 from vq_jax.train import checkpoint, layout, loop, prior, vqgan
@@ -23,6 +23,7 @@ MESHES = {
 }
 STAGES = (
   "prior",
+  "text",
   pytest.param("vqgan", marks=pytest.mark.slow),
 )
 
@@ -39,9 +40,9 @@ def vqgan_task(path):
   return vqgan.make_task(config), config
 
 
-def prior_task(path):
-  """The smoke prior, and tokens of a tokenizer that was never trained."""
-  config = smoke(emoji32_absorbing)
+def prior_task(path, module=emoji32_absorbing):
+  """A smoke prior, and tokens of a tokenizer that was never trained."""
+  config = smoke(module)
   section = smoke(emoji32_vqgan)["tokenizer"]
   tokenizer = pipeline.build_tokenizer(section)
   abstract = jax.eval_shape(
@@ -51,12 +52,15 @@ def prior_task(path):
   weights.save_part(path / "tokenizer", section, zeros)
   n = tokenizer.grid[0] * tokenizer.grid[1]
   ids = np.random.default_rng(0).integers(0, tokenizer.vocab_size, (20, n))
-  rows = [{"ids": row, "label": i % 3} for i, row in enumerate(ids)]
+  rows = [
+    {"ids": row, "label": i % 3, "caption": f"crab {i}"}
+    for i, row in enumerate(ids)
+  ]
   splits = {
     split: tokens.write(
       str(path),
       split,
-      _loader.padded(rows, ("ids", "label"), 8),
+      _loader.padded(rows, list(rows[0]), 8),
       tokenizer.vocab_size,
     )
     for split in ("train", "validation")
@@ -72,7 +76,12 @@ def prior_task(path):
   return prior.make_task(config), config
 
 
-TASKS = {"prior": prior_task, "vqgan": vqgan_task}
+def text_task(path):
+  """Captions, an encoder of them, and a memory of the loss at every time."""
+  return prior_task(path, vq_diffusion_emoji_text)
+
+
+TASKS = {"prior": prior_task, "text": text_task, "vqgan": vqgan_task}
 
 
 def train(task, config, mesh, workdir, steps, save=100):

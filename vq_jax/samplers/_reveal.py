@@ -1,0 +1,132 @@
+"""Reveals a scheduled number of tokens at each call; none is ever revised."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vq_jax import schedules
+from vq_jax.ops import masking
+from vq_jax.types import Array, Key, Model
+
+NEEDS = ("kernel", "vocab_size", "time_steps")
+
+# log p(x | z) [b n K] -> log-weights of the positions [b n], and the log p that
+# tokens are drawn from [b n K].
+Rule = Callable[[Array], tuple[Array, Array]]
+
+
+class Run(NamedTuple):
+  """A finished run: ids [b n], and every state of it, z [steps + 1, b n]."""
+
+  ids: Array
+  states: Array
+
+
+def only(field: str, run: Callable[..., Run]) -> Callable[..., Array]:
+  """`run` with one field of its result. Compiled, the other is never stored."""
+
+  @functools.wraps(run)
+  def part(*args: Any, **options: Any) -> Array:
+    return getattr(run(*args, **options), field)
+
+  return part
+
+
+def walk(
+  key: Key,
+  model: Model,
+  prior: Any,
+  shape: tuple[int, int],
+  rule: Rule,
+  *,
+  steps: int,
+  known: Array | None,
+) -> Run:
+  """From masks (or `known`) to ids in `steps` calls of the network.
+
+  After call i, round((1 - i / steps) m) of an image's m masks are left, so that
+  each call reveals m / steps tokens, rounded up or down. Arguments as for
+  `sample`, and the rule of each call.
+  """
+  n = shape[1]
+  grid, masked = clock(prior, n)
+
+  def step(z: Array, inputs: tuple[Key, Array]):
+    key, left = inputs
+    key_where, key_what = jax.random.split(key)
+    hidden = jnp.sum(z == prior.vocab_size, 1)
+    log_probs = model.denoise(z, time_of(hidden / n, grid, masked))
+    log_weights, log_probs = rule(log_probs)
+    where = jax.random.gumbel(key_where, shape)
+    what = jax.random.gumbel(key_what, log_probs.shape)
+    z = reveal(z, log_weights, log_probs, hidden - left, where, what)
+    return z, z
+
+  start = jnp.full(shape, prior.vocab_size, jnp.int32)
+  if known is not None:
+    start = jnp.broadcast_to(known, shape).astype(jnp.int32)
+  total = jnp.sum(start == prior.vocab_size, 1)
+  left = jnp.round(schedules.uniform_grid(steps)[1:, None] * total)  # [steps b]
+  inputs = (jax.random.split(key, steps), left.astype(jnp.int32))
+  z, states = jax.lax.scan(step, start, inputs)
+  return Run(z, jnp.concatenate([start[None], states]))
+
+
+def clock(prior: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+  """The prior's times in (0, 1] and the masked fraction at each, both [T].
+
+  Continuous time is read on a grid of n, one time for each number of masks.
+
+  Raises:
+    ValueError: at t = 1 something else than masks is left.
+  """
+  steps = prior.time_steps or n
+  grid = np.arange(1, steps + 1, dtype=np.float32) / steps
+  # The refusal needs numbers, also while `sample` is traced.
+  with jax.ensure_compile_time_eval():
+    masked = np.asarray(prior.kernel(jnp.asarray(grid)).mask)
+  if masked[-1] < 0.99:
+    raise ValueError(
+      "A sampler that reveals masked tokens needs a prior that ends in masks;"
+      f" {type(prior).__module__} masks {masked[-1]:.0%} of them at t = 1."
+    )
+  return grid, masked
+
+
+def time_of(fraction: Array, grid: Array, masked: Array) -> Array:
+  """argmin_t |fraction - masked(t)| (arXiv:2205.16007, section 3.2).
+
+  fraction: masked share of each image [b]; grid, masked: from `clock` -> [b].
+  """
+  nearest = jnp.argmin(jnp.abs(fraction[:, None] - masked), 1)
+  return jnp.asarray(grid)[nearest]
+
+
+def reveal(
+  z: Array,
+  log_weights: Array,
+  log_probs: Array,
+  count: Array,
+  where: Array,
+  what: Array,
+) -> Array:
+  """Draws positions among the masks, and tokens for them.
+
+  Args:
+    z: ids [b n] in 0..K.
+    log_weights: of the positions [b n].
+    log_probs: of the tokens [b n K], of any sum.
+    count: tokens to reveal [b]; all masks if those are fewer.
+    where: Gumbel noise [b n].
+    what: Gumbel noise [b n K].
+
+  Returns:
+    ids [b n].
+  """
+  hidden = z == log_probs.shape[-1]
+  chosen = masking.without_replacement(log_weights, where, hidden, count)
+  return jnp.where(chosen, jnp.argmax(log_probs + what, -1), z)
