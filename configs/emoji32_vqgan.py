@@ -16,6 +16,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.stage = "vqgan"
   c.seed = 0
+  c.init_from = ""  # Directory of a run whose weights this one starts from.
   c.steps = 360
   c.batch = 32
 

@@ -1,5 +1,7 @@
 """Optimizer and moving average against their closed forms, and placement."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,28 @@ from jax.sharding import PartitionSpec as P
 
 from vq_jax import plugins
 from vq_jax.train import layout, optimizer
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+LEARNING_RATES = {
+  "vqd_lr": dict(
+    start_lr=3e-6,
+    lr=4.5e-4,
+    warmup_steps=10,
+    patience=5,
+    factor=0.5,
+    min_lr=1e-6,
+    threshold=0.1,
+  ),
+  "vqd_lr_h": dict(
+    start_lr=1e-6,
+    lr=1e-4,
+    warmup_steps=20,
+    patience=3,
+    factor=0.3,
+    min_lr=2e-6,
+    threshold=0.05,
+  ),
+}
 
 
 def transform(steps=10, **options):
@@ -18,7 +42,7 @@ def walk(transform, grads, params):
   """The weights after each of several updates."""
   state = transform.init(params)
   for g in grads:
-    updates, state = transform.update(g, state, params)
+    updates, state = transform.update(g, state, params, value=0.0)
     params = jax.tree.map(jnp.add, params, updates)
     yield params
 
@@ -118,8 +142,47 @@ def test_no_option_changes_the_shape_of_the_state():
     dict(warmup_steps=3, decay="cosine"),
     dict(weight_decay=0.1),
     dict(weight_decay=0.1, decay_vectors=True),
+    dict(decay="plateau", patience=3),
+    dict(only="kernel"),
   ):
     assert leaves(**options) == plain
+
+
+@pytest.mark.parametrize("case", ["vqd_lr", "vqd_lr_h"])
+def test_learning_rate_of_the_released_vq_diffusion(case):
+  """Ramp, then halved on plateaus of the loss: one update earlier than there.
+
+  Their scheduler looks at a loss after the update that it came with.
+  """
+  g = np.load(GOLDEN / f"{case}.npz")
+  options = LEARNING_RATES[case]
+  chain = transform(decay="plateau", b1=0.0, b2=0.0, **options)
+  params = {"w": jnp.zeros(())}
+  state = chain.init(params)
+  found = []
+  for loss in g["loss"]:
+    updates, state = chain.update(
+      {"w": jnp.ones(())}, state, params, value=loss
+    )
+    found.append(-float(updates["w"]))  # Adam without memory: sign times rate.
+  ramp = options["warmup_steps"]
+  np.testing.assert_allclose(found[:ramp], g["lr"][:ramp], rtol=1e-4)
+  np.testing.assert_allclose(found[ramp:-1], g["lr"][ramp + 1 :], rtol=1e-4)
+
+
+def test_only_the_weights_that_are_named_move():
+  params = {"net": {"kernel": jnp.ones((2, 2))}, "null": jnp.ones((2, 2))}
+  grads = jax.tree.map(lambda p: 3.0 * p, params)
+  some = transform(only="null", weight_decay=0.5, clip_norm=1.0)
+  (after,) = walk(some, [grads], params)
+  np.testing.assert_array_equal(after["net"]["kernel"], 1.0)
+  # The frozen gradients do not count for clipping either.
+  (alone,) = walk(
+    transform(weight_decay=0.5, clip_norm=1.0),
+    [{"null": grads["null"]}],
+    {"null": params["null"]},
+  )
+  np.testing.assert_allclose(after["null"], alone["null"], rtol=1e-6)
 
 
 def test_a_misspelt_option_is_told():

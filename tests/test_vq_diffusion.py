@@ -6,11 +6,15 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from vq_jax import models, schedules, transitions
+from vq_jax import models, plugins, schedules, transitions
+from vq_jax.convert import vq_diffusion as convert
 from vq_jax.priors import absorbing, vq_diffusion
-from vq_jax.types import NEVER, Model
+from vq_jax.system import make_model
+from vq_jax.train import optimizer
+from vq_jax.types import NEVER, Condition, Model
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 K = 5
@@ -396,6 +400,66 @@ def float64_posterior(index, steps, probs, z):
       r = p / (keep_t * is_j + noise_t)
       result[i, :k] = (a * is_j + b) * (keep_s * r + noise_s * r.sum())
   return result
+
+
+def test_three_training_steps_of_the_released_system():
+  """Noise, loss, gradient, clipping, AdamW and averages, from its weights."""
+  g = golden("vqd_train3")
+  state = {
+    k: v.astype(np.float32) for k, v in golden("vqd_train3.weights").items()
+  }
+  section, params = convert.transformer(state, heads=4, grid=(4, 4))
+  net = plugins.build("nets", "Net", section, "net")
+  prior = vq_diffusion.Prior(net.vocab_size, auxiliary=1e-3)
+  chain = optimizer.make_optimizer(
+    3,
+    lr=4.5e-4,
+    b2=0.96,
+    weight_decay=0.045,
+    decay_vectors=True,
+    clip_norm=0.5,
+  )
+
+  @jax.jit
+  def step(params, ema, moments, x, label, index, u):
+    s, t = ends(index, 100)
+    is_x = jnp.where(jnp.arange(net.vocab_size) == x[..., None], 0.0, NEVER)
+    forward = transitions.marginal(prior.kernel(t), is_x)
+    z = jnp.argmax(forward + gumbel(u), -1)
+
+    def loss(params):
+      model = make_model(net, params, Condition(label))
+      return 100 * prior.cost(model.denoise(z, t), z, x, s, t)[0].mean()
+
+    value, grads = jax.value_and_grad(loss)(params)
+    norm = optax.tree.norm(grads)
+    updates, moments = chain.update(grads, moments, params, value=value)
+    params = optax.apply_updates(params, updates)
+    ema = optimizer.average(ema, params, 1, decay=0.99, warmup=False)
+    return params, ema, moments, value, norm
+
+  ema, moments = params, chain.init(params)
+  for i in range(3):
+    inputs = (g[f"{name}_{i}"] for name in "xytu")
+    params, ema, moments, value, norm = step(params, ema, moments, *inputs)
+    np.testing.assert_allclose(value, g["losses"][i], rtol=2e-3)
+    np.testing.assert_allclose(norm, g["grad_norms"][i], rtol=2e-3)
+  for name, tree in (("after", params), ("ema", ema)):
+    key = f"{name}.transformer."
+    blocks = tree["blocks"]
+    for official, ours in (
+      ("content_emb.emb.weight", tree["tokens"]["embedding"]),
+      ("to_logits.1.weight", tree["head"]["kernel"].T),
+      ("blocks.0.ln2.emb.weight", blocks["mlp_norm"]["embedding"][0]),
+      (
+        "blocks.0.attn.query.weight",
+        blocks["attention"]["query"]["kernel"][0].T,
+      ),
+      ("blocks.1.mlp.conv1.bias", blocks["mlp"]["up"]["bias"][1]),
+    ):
+      np.testing.assert_allclose(
+        ours, g[key + official], rtol=2e-3, atol=2e-4, err_msg=official
+      )
 
 
 def test_bad_options_are_refused():

@@ -30,6 +30,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.stage = "toy"
   c.seed = 0
+  c.init_from = ""
   c.steps = 6
   c.batch = 8
   c.data = dict(poison=0)
@@ -68,7 +69,7 @@ def make_task(config) -> Task:
       return jnp.mean((y - batch["y"] - noise) ** 2)
 
     value, grads = jax.value_and_grad(loss)(state.params)
-    params, moments = apply_gradients(transform, grads, state)
+    params, moments = apply_gradients(transform, grads, value, state)
     step = state.step + 1
     value = jnp.where(step == poison, jnp.nan, value) if poison else value
     ema = optimizer.average(state.ema, params, step, **config["ema"])

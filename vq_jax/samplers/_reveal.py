@@ -1,8 +1,7 @@
 """Reveals a scheduled number of tokens at each call; none is ever revised."""
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 
 from vq_jax import schedules
 from vq_jax.ops import masking
+from vq_jax.samplers._run import Run
 from vq_jax.types import Array, Key, Model
 
 NEEDS = ("kernel", "vocab_size", "time_steps")
@@ -17,23 +17,6 @@ NEEDS = ("kernel", "vocab_size", "time_steps")
 # log p(x | z) [b n K] -> log-weights of the positions [b n], and the log p that
 # tokens are drawn from [b n K].
 Rule = Callable[[Array], tuple[Array, Array]]
-
-
-class Run(NamedTuple):
-  """A finished run: ids [b n], and every state of it, z [steps + 1, b n]."""
-
-  ids: Array
-  states: Array
-
-
-def only(field: str, run: Callable[..., Run]) -> Callable[..., Array]:
-  """`run` with one field of its result. Compiled, the other is never stored."""
-
-  @functools.wraps(run)
-  def part(*args: Any, **options: Any) -> Array:
-    return getattr(run(*args, **options), field)
-
-  return part
 
 
 def walk(

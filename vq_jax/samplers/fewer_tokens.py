@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from vq_jax.samplers import _reveal
+from vq_jax.samplers._run import Run, only
 from vq_jax.types import Array, Key, Model
 
 NEEDS = _reveal.NEEDS
@@ -23,7 +24,7 @@ def run(
   *,
   steps: int,
   known: Array | None = None,
-) -> _reveal.Run:
+) -> Run:
   """Each call reveals n / steps masked tokens, rounded up or down, for good.
 
   That number is the paper's Delta_z: steps = n draws one token at a time, and
@@ -49,5 +50,5 @@ def run(
   return _reveal.walk(key, model, prior, shape, rule, steps=steps, known=known)
 
 
-sample = _reveal.only("ids", run)
-trajectory = _reveal.only("states", run)
+sample = only("ids", run)
+trajectory = only("states", run)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vq_jax.samplers import _reveal
+from vq_jax.samplers._run import Run, only
 from vq_jax.types import Array, Key, Model
 
 NEEDS = _reveal.NEEDS
@@ -37,7 +38,7 @@ def run(
   known: Array | None = None,
   r: float = 1.0,
   normalise: bool = False,
-) -> _reveal.Run:
+) -> Run:
   """`fewer_tokens`, with positions drawn in proportion to their purity.
 
   Args:
@@ -72,5 +73,5 @@ def run(
   return _reveal.walk(key, model, prior, shape, rule, steps=steps, known=known)
 
 
-sample = _reveal.only("ids", run)
-trajectory = _reveal.only("states", run)
+sample = only("ids", run)
+trajectory = only("states", run)

@@ -17,7 +17,7 @@ from vq_jax import evaluate as evaluation
 from vq_jax import pictures, pipeline, plugins, weights
 from vq_jax.data import _loader, tokens
 from vq_jax.system import build_system
-from vq_jax.train import checkpoint, frozen, layout, loop, prior
+from vq_jax.train import checkpoint, frozen, layout, loop, prior, warm
 from vq_jax.train.log import Log, progress
 from vq_jax.train.request import Requests
 from vq_jax.types import Params
@@ -47,6 +47,8 @@ def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   if config["stage"] == "prior":
     adopt_tokenizer(config, workdir)
   frozen.adopt(config, workdir)
+  if config["init_from"]:
+    task = task._replace(warm=warm_start(config, mesh))
   store = open_store(config, workdir)
   if (store.latest() or 0) >= config["steps"]:
     print(f"{workdir} is trained to step {store.latest()}; nothing to do.")
@@ -67,6 +69,18 @@ def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   finally:
     store.close()
     log.close()
+
+
+def warm_start(config: Config, mesh: Mesh) -> Any:
+  """Fresh weights -> those of the run config.init_from, read at once.
+
+  Raises:
+    FileNotFoundError: there is no run or no checkpoint.
+  """
+  directory = pathlib.Path(config["init_from"])
+  _, old = load(checkpoint.read_config(directory), directory, mesh)
+  old = jax.device_get(old)
+  return lambda fresh: warm.merge(old, fresh, str(directory))
 
 
 def adopt_tokenizer(config: Config, workdir: pathlib.Path) -> None:

@@ -129,7 +129,14 @@ def start(
   if store.latest() is not None:
     return store.restore(abstract, where), where
   with jax.set_mesh(mesh):
-    return jax.jit(task.init, out_shardings=where)(key), where
+    state = jax.jit(task.init, out_shardings=where)(key)
+  if task.warm:
+    params = task.warm(jax.device_get(state.params))
+    state = state._replace(
+      params=jax.device_put(params, where.params),
+      ema=jax.device_put(params, where.ema),
+    )
+  return state, where
 
 
 def evaluate(task: Task, state: State, log: Log, step: int) -> dict[str, float]:

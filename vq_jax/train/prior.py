@@ -111,7 +111,7 @@ def make_update(
     (value, (metrics, memory)), grads = jax.value_and_grad(loss, has_aux=True)(
       state.params
     )
-    params, moments = apply_gradients(transform, grads, state)
+    params, moments = apply_gradients(transform, grads, value, state)
     step = state.step + 1
     ema = optimizer.average(state.ema, params, step, **config["ema"])
     metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads)}

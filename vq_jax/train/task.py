@@ -43,6 +43,7 @@ class Task(NamedTuple):
     inputs: keys of an example that `update` reads.
     evaluate: state -> {name: float}, on validation data.
     pictures: name -> (state -> uint8 [h w c]), what one would rather look at.
+    warm: fresh weights, on the host -> the weights to start from, if others.
   """
 
   init: Callable[[Key], State]
@@ -51,6 +52,7 @@ class Task(NamedTuple):
   inputs: tuple[str, ...]
   evaluate: Callable[[State], dict[str, float]]
   pictures: Mapping[str, Callable[[State], np.ndarray]]
+  warm: Callable[[Params], Params] | None = None
 
 
 def new_state(params: Params, optimizer: Any, extra: Any = ()) -> State:
@@ -83,8 +85,13 @@ def guarded(update: Callable) -> Callable:
 
 
 def apply_gradients(
-  transform: optax.GradientTransformation, grads: Params, state: State
+  transform: optax.GradientTransformationExtraArgs,
+  grads: Params,
+  loss: Array,
+  state: State,
 ) -> tuple[Params, Any]:
   """One optimizer step -> (params, optimizer state)."""
-  updates, optimizer = transform.update(grads, state.optimizer, state.params)
+  updates, optimizer = transform.update(
+    grads, state.optimizer, state.params, value=loss
+  )
   return optax.apply_updates(state.params, updates), optimizer

@@ -26,6 +26,11 @@ EVALUATED = ("psnr", "l1")  # While training; `measure` adds the slow ones.
 def make_task(config: Config) -> Task:
   """A tokenizer of `config.tokenizer` for the images of `config.data`."""
   tokenizer = pipeline.build_tokenizer(config["tokenizer"])
+  if tokenizer.quantizer != "nearest" or tokenizer.kept_codes:
+    raise ValueError(
+      "Only tokenizers with quantizer='nearest' and all of their codes are"
+      " trained; others are converted and used."
+    )
   optimizer.check_average(config["ema"])
   transform = plugins.call(
     optimizer.make_optimizer,
@@ -102,10 +107,10 @@ def make_update(
     images = pipeline.to_float(batch["image"])
     if config["flip"]:
       images = flip(key_flip, images)
-    grads, (metrics, codes) = jax.grad(loss, has_aux=True)(
+    (value, (metrics, codes)), grads = jax.value_and_grad(loss, has_aux=True)(
       state.params, images, key_drop
     )
-    params, moments = apply_gradients(transform, grads, state)
+    params, moments = apply_gradients(transform, grads, value, state)
     idle = state.extra
     old = state.ema
     if patience:
