@@ -4,6 +4,7 @@ train     from the config to a trained run directory; the same command resumes
 tokenize  a trained tokenizer's tokens of its dataset, in <workdir>/tokens
 sample    PNGs, a grid and a film strip of a trained prior
 evaluate  metrics.json of a trained run
+benchmark time of the network and of the sampler around it, in benchmark.json
 """
 
 import logging as std_logging
@@ -18,13 +19,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vq_jax import plugins, weights
-from vq_jax.train import actions, checkpoint, layout, loop
+from vq_jax.train import actions, benchmark, checkpoint, layout, loop
 
 MODES: dict[str, Callable[..., None]] = {
   "train": actions.train,
   "tokenize": actions.tokenize,
   "sample": actions.sample,
   "evaluate": actions.evaluate,
+  "benchmark": benchmark.benchmark,
 }
 # What a user can cause and mend; anything else is a bug with its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)

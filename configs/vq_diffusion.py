@@ -1,0 +1,135 @@
+"""The published VQ-Diffusion systems, at the authors' hyper-parameters.
+
+  python -m vq_jax.main --mode=train --config=configs/vq_diffusion.py:coco \
+    --workdir=runs/coco --config.data.path=TOKENS
+
+Variants: coco, cub, ithq (captions), imagenet (classes), ffhq. They train on
+the tokens of the tokenizer that the paper names, written by --mode=tokenize.
+"""
+
+import ml_collections
+
+# arXiv:2111.14822 and arXiv:2205.16007, with the released settings. `batch` is
+# the paper's, over all devices; a plateau is counted in updates.
+TEXT_B = dict(layers=19, width=1024, grid=(32, 32), vocab_size=2887)
+TEXT_L = dict(layers=36, width=1408, grid=(32, 32), vocab_size=4096)
+CLASS = dict(layers=24, width=512, grid=(16, 16), vocab_size=974, labels=1000)
+FACES = dict(layers=20, width=512, grid=(16, 16), vocab_size=1024)
+VARIANTS = {
+  "coco": dict(
+    net=TEXT_B, lr=2e-4, warmup_steps=1000, patience=60_000, batch=32
+  ),
+  "cub": dict(
+    net=TEXT_B, lr=4.5e-4, warmup_steps=1000, patience=25_000, batch=32
+  ),
+  "ithq": dict(
+    net=TEXT_L,
+    lr=1e-4,
+    warmup_steps=7000,
+    patience=50_000,
+    threshold=0.05,
+    batch=64,
+  ),
+  "imagenet": dict(
+    net=CLASS, lr=4.5e-4, warmup_steps=5000, patience=100_000, batch=256
+  ),
+  "ffhq": dict(
+    net=FACES, lr=4.5e-4, warmup_steps=2000, patience=5000, batch=256
+  ),
+}
+EVERY = {"ffhq": 10}  # Updates between averages of the weights; 25 otherwise.
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """One of VARIANTS; `smoke` is coco with a net that fits anywhere."""
+  smoke = arg == "smoke"
+  name = "coco" if arg in ("", "smoke") else arg
+  if name not in VARIANTS:
+    raise ValueError(
+      f"There is no variant {name!r} of this config; choose one of"
+      f" {', '.join(VARIANTS)}."
+    )
+  variant = dict(VARIANTS[name])
+  net, batch = dict(variant.pop("net")), variant.pop("batch")
+  captioned = net["grid"] == (32, 32)
+  c = ml_collections.ConfigDict()
+  c.stage = "prior"
+  c.seed = 0
+  c.init_from = ""  # Directory of a run whose weights this one starts from.
+  c.steps = 500_000
+  c.batch = batch
+
+  c.data = dict(name="tokens", path=f"runs/{name}/tokenizer/tokens")
+  c.prior = dict(
+    name="vq_diffusion",
+    vocab_size=net["vocab_size"],
+    schedule="alpha1",
+    time_steps=100,
+    auxiliary=5e-4 if captioned else 1e-3,
+    adaptive=True,
+    draw="importance",
+    bound_times=20,
+  )
+  c.net = dict(
+    name="transformer",
+    heads=16,
+    mlp="fc" if captioned else "conv",
+    activation="sigmoid",
+    position="row_column",
+    # The class and face models were released with tables for 32x32 tokens.
+    position_grid=(32, 32),
+    time="learnt",
+    time_steps=100,
+    remat=True,
+    dtype="bfloat16",
+    **net,
+  )
+  if captioned:
+    c.net.text_dim = 512
+    c.text = dict(
+      name="clip",
+      weights="clip-vit-b32-text.safetensors",
+      merges="merges.txt",
+    )
+  conditional = captioned or "labels" in net
+  c.condition = dict(dropout=0.1 if conditional else 0.0, null="learnt")
+  c.optimizer = dict(
+    start_lr=3e-6,
+    decay="plateau",
+    b1=0.9,
+    b2=0.96,
+    weight_decay=0.045,
+    decay_vectors=True,
+    clip_norm=0.5,
+    **variant,
+  )
+  c.ema = dict(decay=0.99, every=EVERY.get(name, 25), warmup=True)
+
+  c.sampler = dict(name="ancestral", steps=100)
+  c.sample = dict(
+    count=1024,
+    batch=64,
+    seed=0,
+    captions=(),
+    split="validation",
+    guidance=2.0 if conditional else 0.0,
+    top_p=1.0,
+    temperature=1.0,
+  )
+  c.mesh = dict(data=-1, fsdp=1, tensor=1)
+  c.every = dict(log=100, evaluate=10_000, save=5_000)
+  c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
+  c.evaluate = dict(
+    batch=64, limit=2048, features="emoji", seed=0, agreement=("validation",)
+  )
+  if smoke:
+    c.net.update(layers=1, width=32, heads=2, text_dim=16, dtype="float32")
+    c.net.update(vocab_size=16, grid=(4, 4))
+    c.prior.vocab_size = 16
+    c.text = dict(name="learnt", length=8, dim=16, layers=1, heads=2)
+    c.steps, c.batch = 8, 8
+    c.every = dict(log=2, evaluate=4, save=4)
+    c.sampler.steps = 4
+    c.sample.update(count=8, batch=8)
+    c.evaluate.batch = 8
+  return c

@@ -1,0 +1,102 @@
+"""How long the parts of a system take, and what a sampler costs beside them."""
+
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from vq_jax import pipeline, weights
+from vq_jax.system import build_system, condition, init_system, make_model
+from vq_jax.train import frozen
+from vq_jax.types import Array, Model, Params
+
+Config = Mapping[str, Any]
+STEPS = (2, 6)  # Of two sampler runs whose difference is that of their steps.
+
+
+def seconds(run: Callable[..., Any], *args: Any, repeats: int = 3) -> float:
+  """The median time of a compiled call, after one that does not count."""
+  jax.block_until_ready(run(*args))
+  times = []
+  for _ in range(repeats):
+    begin = time.perf_counter()
+    jax.block_until_ready(run(*args))
+    times.append(time.perf_counter() - begin)
+  return statistics.median(times)
+
+
+def benchmark(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
+  """Writes benchmark.json and prints it; needs no data and no training.
+
+  The network is timed on config.sample.batch images with random weights, the
+  sampler by itself: one step more of it around a network of one addition per
+  logit, which is counted as the sampler's.
+  """
+  if config["stage"] != "prior":
+    raise ValueError("--mode=benchmark needs the config of a prior.")
+  system = build_system(config)
+  prior = pipeline.build_prior(config["prior"])
+  shape = config["sample"]["batch"], int(np.prod(system.net.grid))
+  with jax.set_mesh(mesh):
+    row = {
+      "device": jax.devices()[0].device_kind,
+      "devices": mesh.devices.size,
+      "images": shape[0],
+      "tokens": shape[1],
+      "codes": prior.vocab_size,
+      "network_seconds": network(system, prior, shape),
+      "step_seconds": step(config, prior, shape),
+    }
+  row["sampler_share"] = row["step_seconds"] / row["network_seconds"]
+  workdir.mkdir(parents=True, exist_ok=True)
+  weights.write_json(workdir / "benchmark.json", row)
+  for name, value in row.items():
+    print(
+      f"{name:<16}  {value:.4g}"
+      if isinstance(value, float)
+      else f"{name:<16}  {value}"
+    )
+
+
+def network(system: Any, prior: Any, shape: tuple[int, int]) -> float:
+  """Seconds of one call of the network on ids [b n]."""
+  params = init_system(system, jax.random.key(0)) | frozen.load(system)
+  request = {"label": jnp.zeros(shape[0], jnp.int32)}
+  if system.text:
+    request["words"] = jnp.zeros((shape[0], system.text.length), jnp.int32)
+  cond = jax.jit(lambda p: condition(system, p, request))(params)
+
+  @jax.jit
+  def call(params: Params, z: Array) -> Array:
+    model = make_model(system.net, params["net"], cond)
+    return model.denoise(z, jnp.ones(shape[0]))
+
+  return seconds(call, params, jnp.full(shape, prior.vocab_size))
+
+
+def step(config: Config, prior: Any, shape: tuple[int, int]) -> float:
+  """Seconds of one sampler step, all but the network."""
+  table = jax.nn.log_softmax(
+    jax.random.normal(jax.random.key(0), (*shape, prior.vocab_size))
+  )
+
+  def run(steps: int) -> float:
+    section = dict(config["sampler"]) | {"steps": steps}
+    draw = pipeline.build_sampler(section, prior)
+
+    @jax.jit
+    def call(key: Array, table: Array) -> Array:
+      # Depends on z, so that no step can be done before the one in front.
+      model = Model(lambda z, t: table + 0.0 * z[..., None])
+      return draw(key, model, prior, shape)
+
+    return seconds(call, jax.random.key(1), table)
+
+  few, many = STEPS
+  return (run(many) - run(few)) / (many - few)
