@@ -155,6 +155,7 @@ def generate(
   params: Params,
   prior: Any,
   draw: Draw,
+  guidance: float | Array = 0.0,
   **transforms: Any,
 ) -> Array:
   """Draws image `indices[i]` of the run that `key` stands for.
@@ -170,6 +171,7 @@ def generate(
     params: their weights.
     prior: whose chain is run.
     draw: from `build_sampler`.
+    guidance: one scale, or one for each image [b].
     **transforms: of `adapt`.
 
   Returns:
@@ -177,10 +179,15 @@ def generate(
   """
   n = int(np.prod(system.net.grid))
 
-  def one(index: Array, request: Mapping[str, Array]) -> Array:
+  each = guidance if jnp.ndim(guidance) else None
+
+  def one(
+    index: Array, request: Mapping[str, Array], scale: Array | None
+  ) -> Array:
     request = jax.tree.map(lambda x: x[None], request)
-    model = adapt(system, params, request, **transforms)
+    scale = guidance if scale is None else scale
+    model = adapt(system, params, request, guidance=scale, **transforms)
     return draw(jax.random.fold_in(key, index), model, prior, (1, n))
 
-  ids = jax.vmap(one)(indices, dict(requests))  # [b .. 1 n]
+  ids = jax.vmap(one)(indices, dict(requests), each)  # [b .. 1 n]
   return jnp.squeeze(ids, -2)
