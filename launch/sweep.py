@@ -34,7 +34,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 Overrides = dict[str, Any]
-RUN_PARTS = ("config.json", "checkpoints", "tokenizer")
+RUN_PARTS = ("config.json", "checkpoints", "tokenizer", "text")
 
 
 def load_points(config: str) -> list[Overrides]:

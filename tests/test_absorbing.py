@@ -104,9 +104,12 @@ def test_uniform_predictor_costs_log2_k(schedule, time_steps, key):
   x = jax.random.randint(key, (4096, 8), 0, K)
   model = Model(lambda z, t: jnp.full((*z.shape, K), -math.log(K)))
   bits = prior.bits(key, model, x)
-  error = 4 * bits.std() / math.sqrt(len(x))
-  assert abs(bits.mean() - math.log2(K)) < error
-  assert error < 0.1
+  error = bits.std() / math.sqrt(len(x))
+  assert abs(bits.mean() - math.log2(K)) < 4 * error
+  # The linear schedule is the noisiest: a token is masked with probability t
+  # and weighs 1 / t, so that its term has the variance (1 / t - 1) log2(K)^2.
+  noise = (math.log(1 / absorbing.EARLIEST) - 1) / (12 * x.size)
+  assert error < 1.1 * math.log2(K) * math.sqrt(noise)
 
 
 def test_exact_masking_makes_the_uniform_bound_exact(key):

@@ -96,6 +96,14 @@ def read_json(text: str) -> dict[str, Any]:
   return json.loads(text, object_hook=Section)
 
 
+def load_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
+  """The content of a file; ValueError, with what to do, if it is no JSON."""
+  try:
+    return read_json(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error
+
+
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """Writes the file whole or not at all: a full disk costs no old one."""
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +117,13 @@ def load_part(directory: str | os.PathLike) -> tuple[dict, dict]:
 
   Raises:
     FileNotFoundError: one of the two files is missing.
-    ValueError: the weights are not a whole file.
+    ValueError: one of them is damaged.
   """
   file = pathlib.Path(directory) / "config.json"
   if not file.is_file():
     raise FileNotFoundError(f"{directory} holds no exported part: no {file}.")
   params, _ = load(file.with_name("params.safetensors"))
-  return json.loads(file.read_text()), params
+  return load_json(file, "export that part again"), params
 
 
 def check(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str):

@@ -1,6 +1,5 @@
 """Tokenized datasets: what `--mode=tokenize` wrote, read whole into memory."""
 
-import json
 import pathlib
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vq_jax import weights
 from vq_jax.data import _loader
 
 MANIFEST = "manifest.json"
@@ -42,12 +42,7 @@ def read_manifest(path: str) -> dict[str, Any]:
       f"{path} holds no finished token set (no {MANIFEST}); write one with"
       " --mode=tokenize and the workdir of a trained tokenizer."
     )
-  try:
-    return json.loads(file.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f"{file} is damaged ({error}); delete it and tokenize again."
-    ) from error
+  return weights.load_json(file, "delete it and tokenize again")
 
 
 def source(split: str, *, path: str) -> Source:

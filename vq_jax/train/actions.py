@@ -149,7 +149,7 @@ def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   }
   file = directory / tokens.MANIFEST
   if file.exists():
-    old = json.loads(file.read_text())
+    old = tokens.read_manifest(str(directory))
     if {k: old.get(k) for k in manifest} == manifest:
       print(f"{directory} holds the tokens of this tokenizer; nothing to do.")
       return

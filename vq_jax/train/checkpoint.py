@@ -43,12 +43,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
       f"{workdir} holds no run (no config.json); train one there first with"
       " --mode=train, or correct --workdir."
     )
-  try:
-    return weights.read_json(path.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f"{path} is damaged ({error}); delete it and train with --config again."
-    ) from error
+  return weights.load_json(path, "delete it and train with --config again")
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Text encoders that are not trained: their files live with the run."""
 
+import copy
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ def adopt(config: Config, workdir: pathlib.Path) -> None:
 
 def own(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """The config with the run's own copies of those files, where it has them."""
-  config = dict(config)
+  config = copy.copy(config)
   if "text" in config:
     copies = {file: str(_copy(file, workdir)) for file in _files(config)}
     config["text"] = {
