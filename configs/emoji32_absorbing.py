@@ -1,4 +1,4 @@
-"""Absorbing diffusion over the 16x16 emoji tokens: the prior of the quickstart.
+"""Absorbing diffusion over the 8x8 emoji tokens: the prior of the quickstart.
 
   python -m vq_jax.main --mode=train --config=configs/emoji32_absorbing.py \
     --workdir=runs/emoji32/prior
@@ -7,6 +7,8 @@
 import ml_collections
 
 from configs import emoji32_vqgan
+
+CLASSES = 27  # Nine categories in three styles.
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -21,8 +23,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.stage = "prior"
   c.seed = 0
   c.init_from = ""  # Directory of a run whose weights this one starts from.
-  c.steps = 360
-  c.batch = 16
+  c.steps = 900
+  c.batch = 32
 
   c.data = dict(name="tokens", path="runs/emoji32/tokenizer/tokens")
   c.prior = dict(
@@ -39,12 +41,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     layers=4,
     width=128,
     heads=4,
+    labels=CLASSES,
     remat=False,
   )
-  # Of a conditional net, for classifier-free guidance.
-  c.condition = dict(dropout=0.0, null="learnt")
+  c.condition = dict(dropout=0.1, null="learnt")
   c.optimizer = dict(
-    lr=2e-3,
+    lr=3e-3,
     warmup_steps=50,
     decay="cosine",
     b1=0.9,
@@ -56,11 +58,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   c.sampler = dict(name="ancestral", steps=32)
   c.sample = dict(
-    count=128, batch=32, seed=0, guidance=0.0, top_p=1.0, temperature=1.0
+    count=128, batch=32, seed=0, guidance=2.0, top_p=1.0, temperature=0.8
   )
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=20, evaluate=360, save=180)
+  c.every = dict(log=20, evaluate=900, save=450)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
   c.evaluate = dict(batch=32, limit=256, features="emoji", seed=0)
   return smoke(c) if arg == "smoke" else c

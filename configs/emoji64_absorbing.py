@@ -8,8 +8,6 @@ import ml_collections
 
 from configs import emoji32_absorbing, emoji64_vqgan
 
-CLASSES = 9
-
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """12 layers of 384; classifier-free guidance at sampling."""
@@ -27,14 +25,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     layers=12,
     width=384,
     heads=6,
-    labels=CLASSES,
     remat=True,
   )
   c.condition.dropout = 0.1
   c.optimizer.update(lr=5e-4, warmup_steps=1000)
   c.ema.decay = 0.9999
   c.sampler.steps = 256
-  c.sample.update(count=2048, guidance=1.0)
+  c.sample.update(count=2048, guidance=1.0, temperature=1.0)
   c.every = dict(log=100, evaluate=5000, save=5000)
   return c
 

@@ -8,14 +8,11 @@ import ml_collections
 
 from configs import emoji32_absorbing, vq_diffusion_emoji_text
 
-CLASSES = 9
-
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """The categories of the emoji as classes."""
+  """Categories and styles of the emoji as classes."""
   c = emoji32_absorbing.get_config(arg)
   vq_diffusion_emoji_text.condition(c)
-  c.net.labels = CLASSES
   return c
 
 

@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     heads=4,
   )
   condition(c)
-  c.net.text_dim = c.text.dim
+  c.net.update(labels=0, text_dim=c.text.dim)
   c.sample.update(captions=(), split="validation")
   c.evaluate.agreement = ("validation", "heldout")
   return c

@@ -205,3 +205,15 @@ def test_synthetic_pictures_depend_on_index_seed_and_split_alone():
     synthetic.source("validation", count=5),
   ):
     assert (other.images != short.images).any((1, 2, 3)).all()
+
+
+def test_a_label_may_be_category_style_or_both():
+  plain, style, both = (
+    emoji.source("heldout", size=16, label=label)
+    for label in ("category", "style", "both")
+  )
+  np.testing.assert_array_equal(style.labels, plain.styles)
+  np.testing.assert_array_equal(both.labels // 3, plain.labels)
+  np.testing.assert_array_equal(both.labels % 3, plain.styles)
+  with pytest.raises(ValueError, match=r"no label 'sort'.*both, category"):
+    emoji.source("heldout", label="sort")

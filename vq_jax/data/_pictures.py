@@ -12,7 +12,7 @@ class Source:
 
   Attributes:
     images: uint8 [N h w c], h = w = size, c = 3.
-    labels: class ids int32 [N], indices into the LABELS of the source.
+    labels: class ids int32 [N], as the source defines them.
     styles: style ids int32 [N], indices into its STYLES.
     names: what is shown, such as "crab".
     captions: style and name, such as "fluent crab".

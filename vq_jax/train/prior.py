@@ -72,11 +72,25 @@ def check_sizes(config: Config, net: Any, prior: Any) -> None:
       f"{who}: K = {k}, grid {h} x {w}" for who, (k, (h, w)) in sizes.items()
     )
     raise ValueError(f"Sizes disagree. {told}.")
+  check_labels(config, net)
   if net.time == "learnt" and net.time_steps != prior.time_steps:
     raise ValueError(
       f"config.net.time_steps is {net.time_steps}, the rows of a learnt table"
       f" of times, but config.prior.time_steps is {prior.time_steps}."
     )
+
+
+def check_labels(config: Config, net: Any) -> None:
+  """ValueError if the tokens have a class that the net has not."""
+  if not net.labels:
+    return
+  for split in ("train", "validation"):
+    largest = int(np.max(read_tokens(config, split).columns["label"]))
+    if largest >= net.labels:
+      raise ValueError(
+        f"The tokens have class {largest}, config.net.labels = {net.labels}"
+        f" only 0..{net.labels - 1}; set it to the number of classes."
+      )
 
 
 def make_update(
@@ -246,6 +260,7 @@ def measure(
       found = evaluate.fold({"retrieval": {}}, batches)
       numbers |= {f"{name}_{split}_{k}": v for k, v in found.items()}
   context = {"samples": section["count"], "sampler": config["sampler"]["name"]}
+  context |= {key: section[key] for key in ("guidance", "temperature")}
   return (
     numbers
     | context

@@ -55,23 +55,34 @@ HELDOUT = 0.05  # Share of the other glyphs that lose one style.
 Glyph = Mapping[str, Any]
 
 
-def source(split: str, *, size: int = 64) -> Source:
+# What a label says, as a function of category and style.
+CLASSES = {
+  "category": lambda category, style: category,
+  "style": lambda category, style: style,
+  "both": lambda category, style: NUM_STYLES * category + style,
+}
+
+
+def source(split: str, *, size: int = 64, label: str = "category") -> Source:
   """The pictures of one split, glyph by glyph in Unicode's order.
 
   Args:
     split: "train", "validation" or "heldout".
     size: pixels a side: 64, 32 or 16, averaged down from 64.
+    label: what the class is: "category" (9), "style" (3) or "both" (27).
 
   Returns:
     A Source.
 
   Raises:
-    ValueError: no such split or size, or a damaged installation.
+    ValueError: no such split, size or label, or a damaged installation.
   """
   if split not in SPLITS:
     raise ValueError(plugins.unknown(split, SPLITS, "emoji has no split"))
   if size not in SIZES:
     raise ValueError(f"emoji has no size {size}. Choices: 64, 32, 16.")
+  if label not in CLASSES:
+    raise ValueError(plugins.unknown(label, CLASSES, "emoji has no label"))
   glyphs = _glyphs()
   rows = [
     (i, style)
@@ -80,12 +91,13 @@ def source(split: str, *, size: int = 64) -> Source:
     if split_of(glyph, style) == split
   ]
   names = [glyphs[i]["name"] for i, _ in rows]
-  labels = [LABELS.index(glyphs[i]["label"]) for i, _ in rows]
+  categories = np.array([LABELS.index(glyphs[i]["label"]) for i, _ in rows])
+  styles = np.array([STYLES.index(style) for _, style in rows], np.int32)
   images = np.stack([_cells(style)[i] for i, style in rows])
   return Source(
     images=_shrink(images, size),
-    labels=np.array(labels, np.int32),
-    styles=np.array([STYLES.index(style) for _, style in rows], np.int32),
+    labels=CLASSES[label](categories, styles).astype(np.int32),
+    styles=styles,
     names=names,
     captions=[f"{row[1]} {n}" for row, n in zip(rows, names, strict=True)],
   )
