@@ -63,6 +63,7 @@ def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   c.splits = ("train", "validation")
   c.tokenizer.update(
     image_size=16,
+    multipliers=(1, 2),
     channels=8,
     groups=4,
     latent_dim=8,
