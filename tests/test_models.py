@@ -1,5 +1,7 @@
 """Model -> Model: temperature, truncation, guidance."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,9 +75,30 @@ def test_guidance_zero_is_the_conditional_model():
   np.testing.assert_allclose(found, probs(constant()), rtol=1e-5)
 
 
+@pytest.mark.parametrize("ramp", models.RAMPS)
+def test_guidance_grows_to_its_scale_within_its_interval(ramp):
+  """The scale that a fixed guide would need, at every time."""
+  pair = jnp.concatenate([LOG_PROBS, LOG_PROBS[:, ::-1]])
+  model = Model(lambda z, t: pair)
+  grown = {
+    "constant": 1.0,
+    "linear": 0.6,
+    "cosine": 0.5 + math.cos(0.4 * math.pi) / 2,
+  }
+  for time, share in ((0.4, grown[ramp]), (0.1, 0.0), (0.9, 0.0)):
+    guided = models.guide(model, 2.0, interval=(0.2, 0.8), ramp=ramp)
+    fixed = models.guide(model, 2.0 * share)
+    t = jnp.full(2, time)
+    np.testing.assert_allclose(
+      guided.denoise(Z, t), fixed.denoise(Z, t), rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
   ("change", "options", "message"),
   [
+    (models.guide, {"scale": 1.0, "ramp": "linaer"}, "'linear'"),
+    (models.guide, {"scale": 1.0, "interval": (0.5, 0.5)}, "two times"),
     (models.temper, {"temperature": 0.0}, "must be positive"),
     (models.truncate, {"top_p": 0.0}, "top_p"),
     (models.truncate, {"top_p": 1.1}, "top_p"),

@@ -12,6 +12,7 @@ import pytest
 from vq_jax import models, plugins, schedules, transitions
 from vq_jax.convert import vq_diffusion as convert
 from vq_jax.priors import absorbing, vq_diffusion
+from vq_jax.samplers import ancestral
 from vq_jax.system import make_model
 from vq_jax.train import optimizer
 from vq_jax.types import NEVER, Condition, Model
@@ -189,6 +190,25 @@ def test_a_step_of_the_released_chain():
   prior = vq_diffusion.Prior(log_probs.shape[-1])
   drawn = posterior(prior, t, log_probs, z) + gumbel(g["uniform_noise"])
   np.testing.assert_array_equal(jnp.argmax(drawn, -1), g["x_out"])
+
+
+def test_reveals_of_the_released_chain(key):
+  """Tokens visible after each of 100 steps, ours against eight chains."""
+  g = golden("vqd_trajectory_T100")
+  w, p = jnp.asarray(g["W"]), jnp.asarray(g["P"]).T
+  model = Model(lambda z, t: jax.nn.log_softmax(w[z] + p))
+  prior = vq_diffusion.Prior(w.shape[1])
+  run = jax.jit(
+    lambda key: ancestral.trajectory(key, model, prior, (8, 1024), steps=100)
+  )
+  visible = np.asarray(run(key)[1:] < prior.vocab_size).sum(2)  # [100 8]
+  theirs = g["counts_rule0_w0"]
+  share = theirs.mean(1) / 1024
+  # Both are means of eight binomial counts.
+  sigma = np.sqrt(2 * 1024 * share * (1 - share) / 8)
+  gap = np.abs(visible.mean(1) - theirs.mean(1))
+  assert (gap < 5 * sigma + 1e-6).all()
+  assert (visible[-1] == 1024).all()
 
 
 @pytest.mark.parametrize("skip", [1, 3])

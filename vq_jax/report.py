@@ -48,6 +48,12 @@ PICTURES = (
     "Drawn from noise: every picture is new.",
   ),
   (
+    "prior/guidance.png",
+    "Guidance",
+    "Each row asks for one class from the same noise; guidance grows to the"
+    " right.",
+  ),
+  (
     "prior/film.png",
     "Denoising",
     "Each row is one image; from left to right its tokens are revealed.",
