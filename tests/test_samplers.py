@@ -1,5 +1,6 @@
 """Laws of every sampler, and what ancestral sampling does to a joint law."""
 
+import functools
 import itertools
 import math
 
@@ -10,23 +11,20 @@ import pytest
 
 from vq_jax import plugins
 from vq_jax.priors import absorbing
-from vq_jax.samplers import ancestral
 from vq_jax.types import Model
 
 K = 5
 SAMPLERS = plugins.available("samplers")
 
 
-def draw(name, key, model, prior, shape, **options):
-  return plugins.resolve("samplers", name).sample(
-    key, model, prior, shape, **options
-  )
+def call(what, name, key, *args, **options):
+  """Compiled: one by one the operations would each be compiled."""
+  function = getattr(plugins.resolve("samplers", name), what)
+  return jax.jit(lambda key: function(key, *args, **options))(key)
 
 
-def trajectory(name, key, model, prior, shape, **options):
-  return plugins.resolve("samplers", name).trajectory(
-    key, model, prior, shape, **options
-  )
+draw = functools.partial(call, "sample")
+trajectory = functools.partial(call, "trajectory")
 
 
 def exact_denoiser(joint):
@@ -60,12 +58,11 @@ def test_oracle_is_recovered(name, steps, key):
 def test_no_mask_is_left_and_jit_changes_nothing(name, key):
   model = Model(lambda z, t: jnp.full((*z.shape, K), -math.log(K)))
 
-  def run(key):
-    return draw(name, key, model, absorbing.Prior(K), (64, 16), steps=5)
-
-  ids = run(key)
+  sample = plugins.resolve("samplers", name).sample
+  args = (model, absorbing.Prior(K), (64, 16))
+  ids = sample(key, *args, steps=5)
   assert ids.shape == (64, 16) and ((ids >= 0) & (ids < K)).all()
-  np.testing.assert_array_equal(ids, jax.jit(run)(key))
+  np.testing.assert_array_equal(ids, draw(name, key, *args, steps=5))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -118,9 +115,8 @@ def test_trajectory_starts_in_the_known_and_ends_in_the_sample(name, key):
 def test_reveals_are_spread_evenly_over_the_steps(key):
   """n / S tokens a step in expectation (arXiv:2111.12701, section 3.1)."""
   model = Model(lambda z, t: jnp.full((*z.shape, K), -math.log(K)))
-  states = ancestral.trajectory(
-    key, model, absorbing.Prior(K), (2000, 16), steps=8
-  )
+  prior = absorbing.Prior(K)
+  states = trajectory("ancestral", key, model, prior, (2000, 16), steps=8)
   revealed = np.diff((np.asarray(states) < K).mean((1, 2)))
   np.testing.assert_allclose(revealed, 1 / 8, atol=4 * math.sqrt(0.11 / 32e3))
 
@@ -132,8 +128,8 @@ def test_one_token_at_a_time_samples_the_true_joint(key):
   rng = np.random.default_rng(0)
   joint = rng.dirichlet(np.full(k**n, 0.5)).reshape((k,) * n)
   prior = absorbing.Prior(k)
-  ids = ancestral.sample(
-    key, exact_denoiser(joint), prior, (count, n), steps=512
+  ids = draw(
+    "ancestral", key, exact_denoiser(joint), prior, (count, n), steps=512
   )
   found = np.zeros_like(joint)
   np.add.at(found, tuple(np.asarray(ids).T), 1)
@@ -150,9 +146,8 @@ def test_tokens_revealed_together_break_the_joint(steps, key):
   1/S, and then wrong half of the time (arXiv:2111.12701, section 3.1)."""
   joint = np.array([[0.5, 0.0], [0.0, 0.5]])
   count = 8000
-  ids = ancestral.sample(
-    key, exact_denoiser(joint), absorbing.Prior(2), (count, 2), steps=steps
-  )
+  prior, shape = absorbing.Prior(2), (count, 2)
+  ids = draw("ancestral", key, exact_denoiser(joint), prior, shape, steps=steps)
   wrong = float((ids[:, 0] != ids[:, 1]).mean())
   expected = 1 / (2 * steps)
   sigma = math.sqrt(expected * (1 - expected) / count)

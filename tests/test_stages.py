@@ -22,8 +22,8 @@ MESHES = {
   "all": functools.partial(layout.make_mesh, 2, 2, 2),
 }
 STAGES = (
-  "prior",
-  "text",
+  pytest.param("prior", marks=pytest.mark.slow),
+  "text",  # All that the prior without captions has, and more.
   pytest.param("vqgan", marks=pytest.mark.slow),
 )
 

@@ -69,6 +69,7 @@ def test_marginal_is_a_row_of_the_matrix(chain):
   )
 
 
+@jax.jit
 def posterior(s, t, probs, z):
   """As probabilities."""
   return jnp.exp(transitions.posterior(s, t, jnp.log(probs), z))

@@ -1,5 +1,6 @@
 """VQ-Diffusion: released numbers, enumeration, and the bound it shares."""
 
+import functools
 import math
 import pathlib
 
@@ -53,6 +54,7 @@ def ends(index, steps):
   return index / steps, (index + 1) / steps
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def posterior(prior, index, log_probs, z):
   s, t = ends(index, prior.time_steps)
   return transitions.posterior(prior.kernel(s), prior.kernel(t), log_probs, z)
@@ -127,9 +129,8 @@ def test_loss_of_the_released_code(case):
     costs, _ = prior.cost(log_probs, z, x, s, t)
     return jnp.mean(costs / g["pt"]), prior.terms(log_probs, z, x, s, t)
 
-  (value, (kl, nats)), grad = jax.value_and_grad(loss, has_aux=True)(
-    g["logits"]
-  )
+  step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (value, (kl, nats)), grad = step(g["logits"])
   first = g["t"] == 0
   tolerance = {"rtol": 2e-4, "atol": 2e-4}
   expected = np.where(first, g["decoder_nll"], g["kl"])
@@ -139,7 +140,7 @@ def test_loss_of_the_released_code(case):
   np.testing.assert_allclose(value, g["loss"], rtol=2e-4)
   np.testing.assert_allclose(grad, g["grad_logits"], **tolerance)
   memory = vq_diffusion.Memory(g["Lt_history_before"], g["Lt_count_before"])
-  memory = prior.remember(memory, g["t"], kl)
+  memory = jax.jit(prior.remember)(memory, g["t"], kl)
   np.testing.assert_allclose(memory.history, g["Lt_history_after"], rtol=1e-3)
   np.testing.assert_array_equal(memory.count, g["Lt_count_after"])
 
@@ -291,12 +292,17 @@ def test_bound_of_an_exact_denoiser_is_the_entropy(name):
   law, denoiser = toy_law()
   prior = vq_diffusion.Prior(K, schedule=name, time_steps=9)
   x, z = (a.ravel() for a in np.meshgrid(range(K), range(K + 1)))
+
+  @jax.jit
+  def terms(s, t):
+    log_probs = denoiser(prior).denoise(z[:, None], t)
+    return prior.terms(log_probs, z[:, None], x[:, None], s, t)[0]
+
   total = 0.0
   for index in range(9):
     s, t = (jnp.full(len(x), end) for end in ends(index, 9))
     dense = np.asarray(transitions.dense(prior.kernel(t[0]), K), np.float64)
-    log_probs = denoiser(prior).denoise(z[:, None], t)
-    kl, _ = prior.terms(log_probs, z[:, None], x[:, None], s, t)
+    kl = terms(s, t)
     possible = dense[x, z] > 0
     total += np.sum((law[x] * dense[x, z] * kl)[possible])
   bits = total / math.log(2) + float(prior._start_bits())
@@ -315,9 +321,8 @@ def test_its_bound_is_that_of_absorbing_diffusion(schedule, key):
   z = theirs.corrupt(key, None, x, t)
   log_probs = jax.nn.log_softmax(jax.random.normal(key, (6, 8, K)))
   args = (log_probs, z, x, s, t)
-  np.testing.assert_allclose(
-    ours.cost(*args)[1], theirs.cost(*args)[1], rtol=2e-4, atol=1e-6
-  )
+  both = jax.jit(lambda *a: (ours.cost(*a)[1], theirs.cost(*a)[1]))
+  np.testing.assert_allclose(*both(*args), rtol=2e-4, atol=1e-6)
 
 
 def test_released_chain_has_nearly_that_bound(key):
@@ -332,7 +337,9 @@ def test_released_chain_has_nearly_that_bound(key):
   x = jax.random.randint(key, (500, 8), 0, K)
   ours = vq_diffusion.Prior(K, time_steps=20, bound_times=20)
   theirs = absorbing.Prior(K, time_steps=20, bound_times=20)
-  gap = ours.bits(key, model, x) - theirs.bits(key, model, x)
+  gap = jax.jit(lambda k: ours.bits(k, model, x) - theirs.bits(k, model, x))(
+    key
+  )
   assert abs(gap.mean()) < 4 * gap.std() / math.sqrt(len(gap)) + 1e-3
   assert gap.std() / math.sqrt(len(gap)) < 0.1
 
@@ -347,8 +354,9 @@ def test_loss_is_unbiased_whatever_the_probabilities(key):
   seen = vq_diffusion.Memory(
     jnp.array([1.0, 4.0, 9.0, 1.0, 0.3, 2.0]), jnp.full(6, 11.0)
   )
-  loss, (metrics, memory) = prior.loss(key, model, x, memory=seen)
-  plain, (others, _) = prior.loss(key, model, x, memory=prior.memory())
+  estimate = jax.jit(lambda memory: prior.loss(key, model, x, memory=memory))
+  loss, (metrics, memory) = estimate(seen)
+  plain, (others, _) = estimate(prior.memory())
   np.testing.assert_allclose(loss, plain, rtol=0.05)
   np.testing.assert_allclose(
     metrics["bits_per_token"], others["bits_per_token"], rtol=0.05
