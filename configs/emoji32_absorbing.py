@@ -15,10 +15,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Unleashing Transformers (arXiv:2111.12701) at laptop size."""
   tokenizer = emoji32_vqgan.get_config(arg).tokenizer
   side = tokenizer.image_size // 2 ** (len(tokenizer.multipliers) - 1)
-  if arg not in ("", "smoke"):
-    raise ValueError(
-      f"There is no variant {arg!r} of this config, only 'smoke'."
-    )
   c = ml_collections.ConfigDict()
   c.stage = "prior"
   c.seed = 0
@@ -53,12 +49,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     b2=0.99,
     weight_decay=0.03,
     clip_norm=1.0,
+    only="",  # Pattern of the weights that are trained; empty is all.
   )
   c.ema = dict(decay=0.995, every=1, warmup=True)
 
   c.sampler = dict(name="ancestral", steps=32)
   c.sample = dict(
-    count=128, batch=32, seed=0, guidance=2.0, top_p=1.0, temperature=0.8
+    count=128,
+    batch=32,
+    seed=0,
+    guidance=2.0,
+    guidance_interval=(0.0, 1.0),
+    guidance_ramp="constant",
+    top_p=1.0,
+    temperature=0.8,
   )
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)

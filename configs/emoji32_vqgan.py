@@ -60,7 +60,6 @@ def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The same run, too small to learn anything."""
   c.steps, c.batch = 8, 8
   c.data = dict(name="synthetic", size=16)
-  c.splits = ("train", "validation")
   c.tokenizer.update(
     image_size=16,
     multipliers=(1, 2),

@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.steps = 50_000
   c.batch = 128
   c.data.path = "runs/emoji64/tokenizer/tokens"
-  c.prior.vocab_size = tokenizer.vocab_size
+  c.prior.update(vocab_size=tokenizer.vocab_size, time_steps=16 * 16)
   c.net.update(
     vocab_size=tokenizer.vocab_size,
     grid=(16, 16),

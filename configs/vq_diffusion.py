@@ -3,24 +3,41 @@
   python -m vq_jax.main --mode=train --config=configs/vq_diffusion.py:coco \
     --workdir=runs/coco --config.data.path=TOKENS
 
-Variants: coco, cub, ithq (captions), imagenet (classes), ffhq. They train on
-the tokens of the tokenizer that the paper names, written by --mode=tokenize.
+Variants: coco, cub, ithq (captions), imagenet (classes), ffhq. TOKENS is a
+directory that --mode=tokenize wrote, with as many codes and tokens. `emoji_*`
+metrics of other pictures than emoji compare runs, and nothing else.
 """
 
 import ml_collections
 
 # arXiv:2111.14822 and arXiv:2205.16007, with the released settings. `batch` is
-# the paper's, over all devices; a plateau is counted in updates.
+# over eight devices; `steps` makes the released number of epochs, which COCO
+# (591,753 captions) and ITHQ (200 million) count in images. A plateau is
+# counted in updates. Guidance is the paper's s, one less than the released w.
 TEXT_B = dict(layers=19, width=1024, grid=(32, 32), vocab_size=2887)
 TEXT_L = dict(layers=36, width=1408, grid=(32, 32), vocab_size=4096)
 CLASS = dict(layers=24, width=512, grid=(16, 16), vocab_size=974, labels=1000)
 FACES = dict(layers=20, width=512, grid=(16, 16), vocab_size=1024)
 VARIANTS = {
   "coco": dict(
-    net=TEXT_B, lr=2e-4, warmup_steps=1000, patience=60_000, batch=32
+    net=TEXT_B,
+    steps=260_000,
+    lr=2e-4,
+    warmup_steps=1000,
+    patience=60_000,
+    batch=32,
+    guidance=2.0,
+    top_p=1.0,
   ),
   "cub": dict(
-    net=TEXT_B, lr=4.5e-4, warmup_steps=1000, patience=25_000, batch=32
+    net=TEXT_B,
+    steps=110_000,
+    lr=4.5e-4,
+    warmup_steps=1000,
+    patience=25_000,
+    batch=32,
+    guidance=2.0,
+    top_p=1.0,
   ),
   "ithq": dict(
     net=TEXT_L,
@@ -29,12 +46,29 @@ VARIANTS = {
     patience=50_000,
     threshold=0.05,
     batch=64,
+    steps=1_000_000,
+    guidance=4.0,
+    top_p=1.0,
   ),
   "imagenet": dict(
-    net=CLASS, lr=4.5e-4, warmup_steps=5000, patience=100_000, batch=256
+    net=CLASS,
+    steps=500_000,
+    lr=4.5e-4,
+    warmup_steps=5000,
+    patience=100_000,
+    batch=256,
+    guidance=0.5,
+    top_p=0.94,
   ),
   "ffhq": dict(
-    net=FACES, lr=4.5e-4, warmup_steps=2000, patience=5000, batch=256
+    net=FACES,
+    steps=80_000,
+    lr=4.5e-4,
+    warmup_steps=2000,
+    patience=5000,
+    batch=256,
+    guidance=0.0,
+    top_p=1.0,
   ),
 }
 EVERY = {"ffhq": 10}  # Updates between averages of the weights; 25 otherwise.
@@ -51,12 +85,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   variant = dict(VARIANTS[name])
   net, batch = dict(variant.pop("net")), variant.pop("batch")
+  steps = variant.pop("steps")
+  guidance, top_p = variant.pop("guidance"), variant.pop("top_p")
   captioned = net["grid"] == (32, 32)
   c = ml_collections.ConfigDict()
   c.stage = "prior"
   c.seed = 0
   c.init_from = ""  # Directory of a run whose weights this one starts from.
-  c.steps = 500_000
+  c.steps = steps
   c.batch = batch
 
   c.data = dict(name="tokens", path=f"runs/{name}/tokenizer/tokens")
@@ -101,9 +137,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     weight_decay=0.045,
     decay_vectors=True,
     clip_norm=0.5,
+    only="",
     **variant,
   )
-  c.ema = dict(decay=0.99, every=EVERY.get(name, 25), warmup=True)
+  c.ema = dict(decay=0.99, every=EVERY.get(name, 25), warmup=False)
 
   c.sampler = dict(name="ancestral", steps=100)
   c.sample = dict(
@@ -112,8 +149,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     seed=0,
     captions=(),
     split="validation",
-    guidance=2.0 if conditional else 0.0,
-    top_p=1.0,
+    guidance=guidance,
+    guidance_interval=(0.0, 1.0),
+    guidance_ramp="constant",
+    top_p=top_p,
     temperature=1.0,
   )
   c.mesh = dict(data=-1, fsdp=1, tensor=1)

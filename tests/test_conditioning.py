@@ -149,6 +149,8 @@ def test_guidance_may_differ_by_image():
     (dict(null="zero"), "'learnt' or 'fixed'"),
     (dict(dropout=1.5), "not in"),
     (dict(text=False, labels=0), "needs a conditional net"),
+    (dict(dropout=0.0), "never trained"),
+    (dict(text=False, null="fixed", null_label=True), "disagree"),
   ],
 )
 def test_parts_that_do_not_fit_are_refused(change, message):
@@ -160,7 +162,11 @@ def test_parts_that_do_not_fit_are_refused(change, message):
 def section(monkeypatch):
   """A config whose tokens are two captions."""
 
-  columns = {"caption": np.array(["fluent crab", "noto bee"])}
+  columns = {
+    "caption": np.array(["fluent crab", "noto bee"]),
+    "label": np.array([2, 1]),
+    "ids": np.zeros((2, 4), int),
+  }
   source = types.SimpleNamespace(columns=columns)
   monkeypatch.setattr(request, "read_tokens", lambda config, split: source)
   return {"sample": {"seed": 7, "captions": (), "split": "validation"}}
@@ -192,6 +198,8 @@ def test_captions_are_those_of_the_config_or_of_a_split(section):
     asks(np.arange(2))["words"], made.text.words(["owl", "owl"])
   )
   assert request.Requests(section, made, "heldout").name(1) == "noto bee"
+  classes = request.Requests(section, parts(text=False), "train")
+  np.testing.assert_array_equal(classes(np.arange(3))["label"], [2, 1, 2])
 
 
 def test_a_run_without_a_null_may_be_continued_with_one():
@@ -207,7 +215,12 @@ def test_a_new_class_row_says_what_its_absence_said():
   """The mean row gives the logits of a net that has no row for "no class"."""
   made, params = built(False, "fixed")
   new = parts(text=False)
-  merged = warm.merge(params, fresh_weights(new, 1), "run")
+  configs = (
+    {"net": {"labels": 3}, "condition": {"null": null}}
+    for null in ("fixed", "learnt")
+  )
+  tables = warm.null_tables(*configs)
+  merged = warm.merge(params, fresh_weights(new, 1), "run", tables)
   z, ask = jnp.full((1, 4), K), {"label": jnp.array([3])}
   logits = [
     system.make_model(m.net, p["net"], system.condition(m, p, ask)).denoise(

@@ -158,6 +158,9 @@ def test_a_prior_speaks_the_codes_of_its_tokenizer(prior, tokenizer, arg):
   codes = pipeline.build_tokenizer(resolved(tokenizer, arg)["tokenizer"])
   assert net.vocab_size == codes.vocab_size
   assert tuple(net.grid) == tuple(codes.grid)
+  section = resolved(prior, arg)["prior"]
+  if section.get("masking") == "exact":  # The bound only if every count is met.
+    assert section["time_steps"] == net.grid[0] * net.grid[1]
 
 
 def test_the_smoke_tokenizer_makes_a_whole_task():

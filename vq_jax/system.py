@@ -49,11 +49,16 @@ def build_system(config: Section) -> System:
       that nothing would train.
   """
   section = config["condition"]
-  plugins.check(check_condition, section, "config.condition")
-  check_condition(**section)
+  plugins.call(check_condition, section, "config.condition")
   net = dict(config["net"])
   if net.get("labels"):
-    net["null_label"] = section["null"] == "learnt"
+    learnt = section["null"] == "learnt"
+    if net.get("null_label", learnt) != learnt:
+      raise ValueError(
+        "config.net.null_label and config.condition.null disagree; leave the"
+        " first one out."
+      )
+    net["null_label"] = learnt
   net = build_net(net)
   text = None
   if "text" in config:
@@ -64,15 +69,21 @@ def build_system(config: Section) -> System:
       f"config.net.text_dim is {net.text_dim}, but config.text gives features"
       f" of {dim}; set them alike."
     )
-  if section["dropout"] and not (net.labels or text):
+  conditional = bool(net.labels or text)
+  if section["dropout"] and not conditional:
     raise ValueError(
       "config.condition.dropout needs a conditional net: set config.net.labels"
       " or config.text."
     )
+  if conditional and section["null"] == "learnt" and not section["dropout"]:
+    raise ValueError(
+      "config.condition.null = 'learnt' is never trained without"
+      " config.condition.dropout > 0; give it, or take null = 'fixed'."
+    )
   return System(net, text, section["null"])
 
 
-def check_condition(dropout: float = 0.0, null: str = "learnt") -> None:
+def check_condition(dropout: float, null: str) -> None:
   """ValueError unless the section makes sense."""
   if not 0 <= dropout <= 1:
     raise ValueError(f"config.condition.dropout is {dropout}, not in [0, 1].")

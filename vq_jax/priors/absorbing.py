@@ -46,6 +46,8 @@ class Prior:
 
   def __post_init__(self):
     schedules.masked(self.schedule)
+    if self.bound_times < 1:
+      raise ValueError(f"bound_times must be at least 1: {self.bound_times}.")
     if self.loss_weight not in _WEIGHTS:
       raise ValueError(
         plugins.unknown(self.loss_weight, _WEIGHTS, "There is no loss_weight")

@@ -27,6 +27,20 @@ class Memory(NamedTuple):
   count: Array
 
 
+class Terms(NamedTuple):
+  """Of one step, nats per image [b].
+
+  Attributes:
+    kl: the bound's term, weighted by `mask_weight`.
+    auxiliary: -log p(x | z), weighted so too.
+    bound: the bound's term as it is.
+  """
+
+  kl: Array
+  auxiliary: Array
+  bound: Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Prior:
   """A chain of T steps over K codes and a mask, and its variational bound.
@@ -58,6 +72,11 @@ class Prior:
       raise ValueError(plugins.unknown(self.draw, _DRAWS, "There is no draw"))
     if self.time_steps < 2:
       raise ValueError(f"time_steps must be at least 2, not {self.time_steps}.")
+    if self.bound_times < 1 or len(self.mask_weight) != 2:
+      raise ValueError(
+        f"bound_times = {self.bound_times} must be at least 1, and mask_weight"
+        f" = {self.mask_weight} two numbers."
+      )
     schedules.chain(self.schedule, self.time_steps)
 
   def kernel(self, t: Array) -> transitions.Kernel:
@@ -78,7 +97,7 @@ class Prior:
 
   def terms(
     self, log_probs: Array, z: Array, x: Array, s: Array, t: Array
-  ) -> tuple[Array, Array]:
+  ) -> Terms:
     """The bound's term of the step from t to s, and the auxiliary one.
 
     KL(q(z_s | z_t, x) || p(z_s | z_t)), which at s = 0 is -log p(x | z_t), and
@@ -92,7 +111,7 @@ class Prior:
       t: the later time [b].
 
     Returns:
-      Two arrays [b], nats per image; the second without its weight.
+      Nats per image [b]; the auxiliary one without its weight.
     """
     ends = self.kernel(s), self.kernel(t)
     is_x = jnp.arange(self.vocab_size) == x[..., None]
@@ -102,7 +121,11 @@ class Prior:
     nats = -jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]
     weight = jnp.where(z == self.vocab_size, *self.mask_weight)
     weight = jnp.where(s[:, None] == 0, 1.0, weight)
-    return jnp.sum(weight * kl, 1), jnp.sum(weight * nats, 1)
+    return Terms(
+      kl=jnp.sum(weight * kl, 1),
+      auxiliary=jnp.sum(weight * nats, 1),
+      bound=jnp.sum(kl, 1),
+    )
 
   def cost(
     self, log_probs: Array, z: Array, x: Array, s: Array, t: Array
@@ -111,10 +134,15 @@ class Prior:
 
     Arguments as for `terms`. The loss is in nats per token of one step.
     """
-    kl, nats = self.terms(log_probs, z, x, s, t)
+    terms = self.terms(log_probs, z, x, s, t)
+    return self._loss(terms, s, x.shape[1]), self._bits(terms, x.shape[1])
+
+  def _loss(self, terms: Terms, s: Array, n: int) -> Array:
     weight = self.auxiliary * (2.0 - s if self.adaptive else 1.0)
-    n = x.shape[1]
-    return (kl + weight * nats) / n, kl * self.time_steps / (n * math.log(2.0))
+    return (terms.kl + weight * terms.auxiliary) / n
+
+  def _bits(self, terms: Terms, n: int) -> Array:
+    return terms.bound * self.time_steps / (n * math.log(2.0))
 
   def memory(self) -> Memory:
     """Nothing seen yet."""
@@ -162,17 +190,16 @@ class Prior:
     index = jnp.minimum(index, self.time_steps - 1)
     s, t = self._ends(index.astype(jnp.float32))
     z = self.corrupt(key_z, model, x, t)
-    loss, bits = self.cost(model.denoise(z, t), z, x, s, t)
+    terms = self.terms(model.denoise(z, t), z, x, s, t)
     rare = 1.0 / probs[index]
-    memory = self.remember(
-      memory, index, bits * n * math.log(2.0) / self.time_steps
-    )
+    bits = jnp.mean(self._bits(terms, n) * rare) / self.time_steps
     metrics = {
-      "bits_per_token": jnp.mean(bits * rare) / self.time_steps,
+      "bits_per_token": bits,
       "masked_fraction": jnp.mean(z == self.vocab_size),
     }
-    memory = jax.lax.stop_gradient(memory)
-    return jnp.mean(loss * rare), (metrics, memory)
+    seen = jax.lax.stop_gradient(terms.kl)
+    memory = self.remember(memory, index, seen)
+    return jnp.mean(self._loss(terms, s, n) * rare), (metrics, memory)
 
   def bits(self, key: Key, model: Model, x: Array) -> Array:
     """Unbiased upper bound on -log2 p(x) / n: bits per token [b], x [b n].

@@ -71,7 +71,7 @@ class Encoder(nn.Module):
 
     Raises:
       FileNotFoundError: there is no file of merges.
-      ImportError: the libraries of the extra `text` are not installed.
+      ValueError: the libraries of the extra `text` are not installed, or
       ValueError: the merges do not fit `vocab_size`.
     """
     encode = _encoder(self.merges, self.vocab_size)
@@ -216,7 +216,7 @@ def _encoder(merges: str, vocab_size: int):
     import ftfy  # noqa: F401
     import tokenizers
   except ImportError as error:
-    raise ImportError(
+    raise ValueError(
       "CLIP's captions need two more libraries: pip install 'vq_jax[text]'."
     ) from error
   from tokenizers import models, pre_tokenizers

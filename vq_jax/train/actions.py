@@ -43,12 +43,13 @@ def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Trains to config.steps, resuming if the directory holds a checkpoint."""
   layout.check_batch(config["batch"], mesh, "config.batch")
   task = stage(config).make_task(frozen.own(config, workdir))
+  begun = any((workdir / "checkpoints").glob("[0-9]*"))
+  if config["init_from"] and not begun:
+    task = task._replace(warm=warm_start(config, mesh))
   checkpoint.claim(workdir, config)
   if config["stage"] == "prior":
     adopt_tokenizer(config, workdir)
   frozen.adopt(config, workdir)
-  if config["init_from"]:
-    task = task._replace(warm=warm_start(config, mesh))
   store = open_store(config, workdir)
   if (store.latest() or 0) >= config["steps"]:
     print(f"{workdir} is trained to step {store.latest()}; nothing to do.")
@@ -77,10 +78,12 @@ def warm_start(config: Config, mesh: Mesh) -> Any:
   Raises:
     FileNotFoundError: there is no run or no checkpoint.
   """
-  directory = pathlib.Path(config["init_from"])
-  _, old = load(checkpoint.read_config(directory), directory, mesh)
+  directory = pathlib.Path(config["init_from"]).absolute()
+  source = checkpoint.read_config(directory)
+  _, old = load(source, directory, mesh)
   old = jax.device_get(old)
-  return lambda fresh: warm.merge(old, fresh, str(directory))
+  tables = warm.null_tables(source, config)
+  return lambda fresh: warm.merge(old, fresh, str(directory), tables)
 
 
 def adopt_tokenizer(config: Config, workdir: pathlib.Path) -> None:
@@ -150,7 +153,8 @@ def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   file = directory / tokens.MANIFEST
   if file.exists():
     old = tokens.read_manifest(str(directory))
-    if {k: old.get(k) for k in manifest} == manifest:
+    same = {k: old.get(k) for k in manifest} == manifest
+    if same and set(old["splits"]) == set(config["splits"]):
       print(f"{directory} holds the tokens of this tokenizer; nothing to do.")
       return
     file.unlink()  # The shards are about to change under it.
@@ -222,7 +226,7 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   if system.net.labels or system.text:
     picture = guided(run, params, requests, size, paint)
     save_picture(workdir / "guidance.png", picture)
-  print(f"{folder}: {count} images; {workdir}/samples.png, film.png")
+  print(f"{folder}: {count} images; pictures beside it in {workdir}")
 
 
 def guided(run: Any, params: Params, requests: Any, size: int, paint: Any):

@@ -17,7 +17,7 @@ from vq_jax.types import Params
 
 # Sections that may differ between the command that started a run and the one
 # that resumes it: how it is watched, used and placed, how long and how fast it
-# learns.
+# learns, and of what it writes tokens.
 FREE = (
   "every",
   "keep",
@@ -27,6 +27,7 @@ FREE = (
   "mesh",
   "steps",
   "optimizer",
+  "splits",
 )
 
 

@@ -87,7 +87,14 @@ def make_optimizer(
   Returns:
     An optax transformation whose update wants the loss as `value`; moments are
     float32.
+
+  Raises:
+    ValueError: `only` is no pattern; at `init`, it names no weight.
   """
+  try:
+    re.compile(only)
+  except re.error as error:
+    raise ValueError(f"config.optimizer.only={only!r}: {error}.") from error
   mask = None if decay_vectors else _matrices
   schedule = learning_rate(lr, warmup_steps, steps, decay, start_lr)
   rest = optax.masked(optax.set_to_zero(), lambda params: _others(only, params))
@@ -115,7 +122,10 @@ def _others(only: str, params: Params) -> Params:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     return re.search(only, name) is None
 
-  return jax.tree_util.tree_map_with_path(other, params)
+  others = jax.tree_util.tree_map_with_path(other, params)
+  if all(jax.tree.leaves(others)):
+    raise ValueError(f"config.optimizer.only={only!r} names no weight.")
+  return others
 
 
 def _matrices(params: Params) -> Params:

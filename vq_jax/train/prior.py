@@ -47,6 +47,7 @@ def make_task(config: Config) -> Task:
     for split in ("train", "validation")
   )
   fixed = frozen.load(system)
+  check_sampling(config, system, prior, fixed)
   return Task(
     init=lambda key: _init(system, prior, transform, fixed, config, key),
     update=make_update(system, prior, transform, config),
@@ -80,17 +81,31 @@ def check_sizes(config: Config, net: Any, prior: Any) -> None:
     )
 
 
+def check_sampling(
+  config: Config, system: System, prior: Any, fixed: Params
+) -> None:
+  """Traces the sampler, which refuses what it cannot do, before training."""
+  init = functools.partial(init_system, system)
+  params = jax.eval_shape(init, jax.random.key(0)) | fixed
+  index = np.arange(1)
+  request = Requests(config, system)(index)
+  jax.eval_shape(make_generator(config, system, prior), params, index, request)
+
+
 def check_labels(config: Config, net: Any) -> None:
   """ValueError if the tokens have a class that the net has not."""
   if not net.labels:
     return
   for split in ("train", "validation"):
-    largest = int(np.max(read_tokens(config, split).columns["label"]))
-    if largest >= net.labels:
-      raise ValueError(
-        f"The tokens have class {largest}, config.net.labels = {net.labels}"
-        f" only 0..{net.labels - 1}; set it to the number of classes."
-      )
+    columns = read_tokens(config, split).columns
+    if "label" not in columns:
+      raise ValueError("config.net.labels needs tokens that have classes.")
+    for extreme in (np.min(columns["label"]), np.max(columns["label"])):
+      if not 0 <= extreme < net.labels:
+        raise ValueError(
+          f"The tokens have class {extreme}, config.net.labels = {net.labels}"
+          f" only 0..{net.labels - 1}; set it to the number of classes."
+        )
 
 
 def make_update(
@@ -171,12 +186,12 @@ def make_picture(config: Config, system: System, prior: Any):
   directory = pathlib.Path(config["data"]["path"]) / "tokenizer"
   tokenizer, weights = pipeline.load_tokenizer(directory)
   run = make_generator(config, system, prior)
-  requests = Requests(config, system)
+  index = np.arange(SHOWN)
+  request = Requests(config, system)(index)
 
   def draw(state: State) -> np.ndarray:
-    index = np.arange(SHOWN)
     params = state.ema | state.extra["frozen"]
-    ids = run(params, index, requests(index))
+    ids = run(params, index, request)
     images = pipeline.decode(tokenizer, weights, ids, system.net.grid)
     return pictures.grid(pipeline.to_uint8(images), columns=16)
 
@@ -195,6 +210,7 @@ def make_generator(
   draw = pipeline.build_sampler(config["sampler"], prior, what)
   section = dict(config["sample"])
   key = jax.random.key(section.pop("seed"))
+  fixed = section.pop("guidance", 0.0)
   for name in ("count", "batch", "captions", "split"):
     section.pop(name, None)
   given = ("system", "params", "request")
@@ -208,12 +224,12 @@ def make_generator(
       key,
       index,
       requests,
-      guidance=section["guidance"] if guidance is None else guidance,
+      guidance=fixed if guidance is None else guidance,
       system=system,
       params=params,
       prior=prior,
       draw=draw,
-      **{k: v for k, v in section.items() if k != "guidance"},
+      **section,
     )
 
   return run
@@ -242,23 +258,26 @@ def measure(
   real = plugins.build(
     "data", "source", manifest["data"], "the data of the tokens", "train"
   )
-  images = functools.partial(
-    _fakes, config, workdir, mesh, system, prior, params
-  )
+  agreement = config["evaluate"]["agreement"] if system.text else ()
+  # Asked as the training images are, in an order that depends on the seed.
+  asks = {split: Requests(config, system, split) for split in agreement}
+  train = Requests(config, system, "train", shuffle=True)
+  images = _painter(config, workdir, mesh, system, prior, params)
   batches = itertools.chain(
     evaluate.featured(
       evaluate.originals(real, section["batch"]), extractor, ("real",)
     ),
-    evaluate.featured(images(None), extractor, ("fake",)),
+    evaluate.featured(images(train, section["count"]), extractor, ("fake",)),
   )
   metrics: dict[str, dict] = {"frechet": {}, "prdc": {}}
   quality = evaluate.fold(metrics, batches)
   numbers |= {f"{name}_{key}": value for key, value in quality.items()}
-  if system.text:
-    for split in config["evaluate"]["agreement"]:
-      batches = evaluate.featured(images(split), extractor, ("fake",))
-      found = evaluate.fold({"retrieval": {}}, batches)
-      numbers |= {f"{name}_{split}_{k}": v for k, v in found.items()}
+  for split, requests in asks.items():
+    fakes = images(requests, len(requests.captions))
+    found = evaluate.fold(
+      {"retrieval": {}}, evaluate.featured(fakes, extractor, ("fake",))
+    )
+    numbers |= {f"{name}_{split}_{k}": v for k, v in found.items()}
   context = {"samples": section["count"], "sampler": config["sampler"]["name"]}
   context |= {key: section[key] for key in ("guidance", "temperature")}
   return (
@@ -268,34 +287,32 @@ def measure(
   )
 
 
-def _fakes(
+def _painter(
   config: Config,
   workdir: pathlib.Path,
   mesh: Mesh,
   system: System,
   prior: Any,
   params: Params,
-  split: str | None,
 ):
-  """Batches of samples; of the captions of a split, once each, or of config."""
-  section = config["sample"]
-  requests = Requests(config, system, split)
-  count = len(requests.captions) if split else section["count"]
+  """(requests, count) -> batches of samples, with captions if there are any."""
   run = make_generator(config, system, prior)
   tokenizer, weights = pipeline.load_tokenizer(workdir / "tokenizer")
-  grid = system.net.grid
+  grid, size = system.net.grid, config["sample"]["batch"]
   paint = jax.jit(lambda ids: pipeline.decode(tokenizer, weights, ids, grid))
 
-  def ids_of(index: np.ndarray) -> Array:
-    rows = layout.place_batch({"i": index, **requests(index)}, mesh)
-    return run(params, rows.pop("i"), rows)
+  def images(requests: Requests, count: int):
+    def ids_of(index: np.ndarray) -> Array:
+      rows = layout.place_batch({"i": index, **requests(index)}, mesh)
+      return run(params, rows.pop("i"), rows)
 
-  batches = evaluate.samples(ids_of, paint, count, section["batch"])
-  total = -(-count // section["batch"])
-  for batch in progress(batches, total, f"sample {split or ''}".strip()):
-    if split:
-      batch["caption"] = [requests.caption(int(i)) for i in batch["index"]]
-    yield batch
+    batches = evaluate.samples(ids_of, paint, count, size)
+    for batch in progress(batches, -(-count // size), "sample"):
+      if requests.captions:
+        batch["caption"] = [requests.caption(int(i)) for i in batch["index"]]
+      yield batch
+
+  return images
 
 
 def _init(

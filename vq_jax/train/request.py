@@ -52,16 +52,30 @@ class Requests:
   turn, or of the split config.sample.split if there are none.
   """
 
-  def __init__(self, config: Config, system: System, split: str | None = None):
-    """`split` overrides both keys of config.sample."""
+  def __init__(
+    self,
+    config: Config,
+    system: System,
+    split: str | None = None,
+    shuffle: bool = False,
+  ):
+    """`split`: ask for what the images of that split show instead, in turn."""
     section = config["sample"]
     self.system, self.seed = system, section["seed"]
     self.captions: Sequence[str] = ()
-    if system.text:
-      given = () if split else section["captions"]
-      split = split or section["split"]
-      self.captions = given or read_tokens(config, split).columns["caption"]
-      self.captions = [str(caption) for caption in self.captions]
+    self.labels: Sequence[int] = ()
+    given = section["captions"] if system.text and not split else ()
+    if given:
+      self.captions = list(given)
+    elif split or system.text:
+      columns = read_tokens(config, split or section["split"]).columns
+      order = np.arange(len(columns["ids"]))
+      if shuffle:
+        order = np.random.default_rng(self.seed).permutation(order)
+      if system.text:
+        self.captions = [str(caption) for caption in columns["caption"][order]]
+      if system.net.labels:
+        self.labels = columns["label"][order]
 
   def caption(self, i: int) -> str:
     """The caption of image i."""
@@ -69,6 +83,8 @@ class Requests:
 
   def label(self, i: int) -> int:
     """The class of image i."""
+    if len(self.labels):
+      return int(self.labels[i % len(self.labels)])
     rng = np.random.default_rng([self.seed, i])
     return int(rng.integers(self.system.net.labels))
 
