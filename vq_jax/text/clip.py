@@ -71,8 +71,8 @@ class Encoder(nn.Module):
 
     Raises:
       FileNotFoundError: there is no file of merges.
-      ValueError: the libraries of the extra `text` are not installed, or
-      ValueError: the merges do not fit `vocab_size`.
+      ValueError: the libraries of the extra `text` are not installed, or the
+        merges do not fit `vocab_size`.
     """
     encode = _encoder(self.merges, self.vocab_size)
     ids = np.full((len(captions), self.length), self.pad, np.int32)
