@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.stage = "prior"
   c.seed = 0
   c.init_from = ""  # Directory of a run whose weights this one starts from.
-  c.steps = 900
+  c.steps = 720
   c.batch = 32
 
   c.data = dict(name="tokens", path="runs/emoji32/tokenizer/tokens")
@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=20, evaluate=900, save=450)
+  c.every = dict(log=20, evaluate=720, save=360)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
   c.evaluate = dict(batch=32, limit=256, features="emoji", seed=0)
   return smoke(c) if arg == "smoke" else c

@@ -8,7 +8,7 @@ import ml_collections
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """8x8 tokens of 128 codes; `:smoke` is seconds of plumbing."""
+  """8x8 tokens of 64 codes; `:smoke` is seconds of plumbing."""
   if arg not in ("", "smoke"):
     raise ValueError(
       f"There is no variant {arg!r} of this config, only 'smoke'."
@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.stage = "vqgan"
   c.seed = 0
   c.init_from = ""  # Directory of a run whose weights this one starts from.
-  c.steps = 560
+  c.steps = 600
   c.batch = 32
 
   c.data = dict(name="emoji", size=32, label="both")
@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     groups=8,
     latent_dim=64,
     code_dim=8,
-    vocab_size=128,
+    vocab_size=64,
   )
   # The squared error alone: PSNR is what pixels can be held to without a
   # pretrained network (lpips_weights="file.safetensors" adds LPIPS).
@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.ema = dict(decay=0.995, every=1, warmup=True)
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=20, evaluate=280, save=280)
+  c.every = dict(log=20, evaluate=300, save=300)
   c.keep = dict(latest=2, best="validation/psnr_db", mode="max")
   c.evaluate = dict(batch=64, limit=10_000, features="emoji")
   return smoke(c) if arg == "smoke" else c

@@ -11,8 +11,15 @@ import pytest
 
 from vq_jax import pipeline, plugins
 from vq_jax.system import build_system
-from vq_jax.train import actions, checkpoint, layout, loop, optimizer, vqgan
-from vq_jax.train import prior as prior_stage
+from vq_jax.train import (
+  actions,
+  checkpoint,
+  layout,
+  loop,
+  optimizer,
+  sampling,
+  vqgan,
+)
 
 ROOT = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem[0] != "_")
@@ -63,7 +70,7 @@ def check_prior(config):
   known = {"count", "batch", "seed", "captions", "split"}
   transforms = set(config["sample"]) - known
   assert transforms <= set(inspect.signature(pipeline.adapt).parameters)
-  prior_stage.make_generator(config, system, prior)
+  sampling.make_generator(config, system, prior)
   plugins.check(
     plugins.resolve("data", "tokens").source,
     {"path": config["data"]["path"]},

@@ -12,7 +12,7 @@ import pytest
 
 from vq_jax import models, plugins, schedules, transitions
 from vq_jax.convert import vq_diffusion as convert
-from vq_jax.priors import absorbing, vq_diffusion
+from vq_jax.priors import _importance, absorbing, vq_diffusion
 from vq_jax.samplers import ancestral
 from vq_jax.system import make_model
 from vq_jax.train import optimizer
@@ -142,8 +142,8 @@ def test_loss_of_the_released_code(case):
   # Weights of masks are for training: a bound has none.
   plain = np.where(first, g["decoder_nll"], g["kl_token"].sum(1))
   np.testing.assert_allclose(bound, plain, **tolerance)
-  memory = vq_diffusion.Memory(g["Lt_history_before"], g["Lt_count_before"])
-  memory = jax.jit(prior.remember)(memory, g["t"], kl)
+  memory = _importance.Memory(g["Lt_history_before"], g["Lt_count_before"])
+  memory = jax.jit(_importance.remember)(memory, g["t"], kl)
   np.testing.assert_allclose(memory.history, g["Lt_history_after"], rtol=1e-3)
   np.testing.assert_array_equal(memory.count, g["Lt_count_after"])
 
@@ -152,7 +152,7 @@ def test_loss_of_the_released_code(case):
 def test_probabilities_of_the_released_code(case):
   g = golden(case)
   prior = vq_diffusion.Prior(K)
-  memory = vq_diffusion.Memory(g["Lt_history"], g["Lt_count"])
+  memory = _importance.Memory(g["Lt_history"], g["Lt_count"])
   found = prior.probabilities(memory)
   np.testing.assert_allclose(found, g["pt_all"], rtol=1e-5)
   rare = memory._replace(count=np.minimum(memory.count, 10.0))
@@ -354,7 +354,7 @@ def test_loss_is_unbiased_whatever_the_probabilities(key):
   )
   x = jax.random.randint(key, (2000, 4), 0, K)
   prior = vq_diffusion.Prior(K, time_steps=6, auxiliary=0.0)
-  seen = vq_diffusion.Memory(
+  seen = _importance.Memory(
     jnp.array([1.0, 4.0, 9.0, 1.0, 0.3, 2.0]), jnp.full(6, 11.0)
   )
   estimate = jax.jit(lambda memory: prior.loss(key, model, x, memory=memory))
@@ -371,9 +371,10 @@ def test_loss_is_unbiased_whatever_the_probabilities(key):
 
 
 def test_the_later_of_two_terms_is_remembered():
-  prior = vq_diffusion.Prior(K, time_steps=3)
-  old = vq_diffusion.Memory(jnp.ones(3), jnp.zeros(3))
-  new = prior.remember(old, jnp.array([2, 0, 2]), jnp.array([1.0, 2.0, 3.0]))
+  old = _importance.Memory(jnp.ones(3), jnp.zeros(3))
+  new = _importance.remember(
+    old, jnp.array([2, 0, 2]), jnp.array([1.0, 2.0, 3.0])
+  )
   np.testing.assert_allclose(new.history, [1.3, 1.0, 1.8], rtol=1e-6)
   np.testing.assert_array_equal(new.count, [1, 0, 2])
 

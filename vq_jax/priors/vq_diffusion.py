@@ -8,23 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from vq_jax import plugins, schedules, transitions
-from vq_jax.priors import _chain
+from vq_jax.priors import _chain, _importance
+from vq_jax.priors._importance import Memory
 from vq_jax.types import NEVER, Array, Key, Metrics, Model
-
-# Importance sampling starts when every time has been drawn more often.
-FAMILIAR = 10
-
-
-class Memory(NamedTuple):
-  """What importance sampling of times has seen.
-
-  Attributes:
-    history: running mean of the squared bound terms at each step [T], nats^2.
-    count: how often each step was drawn [T].
-  """
-
-  history: Array
-  count: Array
 
 
 class Terms(NamedTuple):
@@ -68,8 +54,10 @@ class Prior:
   bound_times: int = 10
 
   def __post_init__(self):
-    if self.draw not in _DRAWS:
-      raise ValueError(plugins.unknown(self.draw, _DRAWS, "There is no draw"))
+    if self.draw not in _importance.DRAWS:
+      raise ValueError(
+        plugins.unknown(self.draw, _importance.DRAWS, "There is no draw")
+      )
     if self.time_steps < 2:
       raise ValueError(f"time_steps must be at least 2, not {self.time_steps}.")
     if self.bound_times < 1 or len(self.mask_weight) != 2:
@@ -150,22 +138,7 @@ class Prior:
 
   def probabilities(self, memory: Memory) -> Array:
     """Of each step being drawn [T]; uniform until all are familiar."""
-    return _DRAWS[self.draw](memory)
-
-  def remember(self, memory: Memory, index: Array, nats: Array) -> Memory:
-    """After terms `nats` [b] of the steps `index` [b].
-
-    Of a step that was drawn twice only the later term is kept, and both are
-    counted, as in the released training.
-    """
-    steps = self.time_steps
-    order = jnp.arange(index.shape[0])
-    last = jax.ops.segment_max(order, index, steps)  # Negative if not drawn.
-    squared = jnp.square(nats)[jnp.maximum(last, 0)]
-    count = jax.ops.segment_sum(jnp.ones_like(nats), index, steps)
-    new = 0.9 * memory.history + 0.1 * squared
-    history = jnp.where(count > 0, new, memory.history)
-    return Memory(history, memory.count + count)
+    return _importance.DRAWS[self.draw](memory)
 
   def loss(
     self,
@@ -198,7 +171,7 @@ class Prior:
       "masked_fraction": jnp.mean(z == self.vocab_size),
     }
     seen = jax.lax.stop_gradient(terms.kl)
-    memory = self.remember(memory, index, seen)
+    memory = _importance.remember(memory, index, seen)
     return jnp.mean(self._loss(terms, s, n) * rare), (metrics, memory)
 
   def bits(self, key: Key, model: Model, x: Array) -> Array:
@@ -244,22 +217,3 @@ class Prior:
     """The ids at t = 0, where no mask is left."""
     del model
     return z
-
-
-def _uniform(memory: Memory) -> Array:
-  return jnp.full(memory.history.shape, 1.0 / len(memory.history))
-
-
-def _importance(memory: Memory) -> Array:
-  """In proportion to the root of the second moment; the first as the second.
-
-  The term of the first step is of another kind and size (a likelihood, not a
-  divergence); it is drawn as often as its neighbour.
-  """
-  weight = jnp.sqrt(memory.history + 1e-10) + 1e-4
-  weight = weight.at[0].set(weight[1])
-  familiar = jnp.all(memory.count > FAMILIAR)
-  return jnp.where(familiar, weight / jnp.sum(weight), _uniform(memory))
-
-
-_DRAWS = {"importance": _importance, "uniform": _uniform}

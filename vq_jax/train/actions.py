@@ -17,9 +17,10 @@ from vq_jax import evaluate as evaluation
 from vq_jax import pictures, pipeline, plugins, weights
 from vq_jax.data import _loader, tokens
 from vq_jax.system import build_system
-from vq_jax.train import checkpoint, frozen, layout, loop, prior, warm
+from vq_jax.train import checkpoint, frozen, layout, loop, warm
 from vq_jax.train.log import Log, progress
 from vq_jax.train.request import Requests
+from vq_jax.train.sampling import make_generator
 from vq_jax.types import Params
 
 Config = Mapping[str, Any]
@@ -193,8 +194,8 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   own = frozen.own(config, workdir)
   system = build_system(own)
   markov = pipeline.build_prior(config["prior"])
-  run = prior.make_generator(config, system, markov)
-  chain = prior.make_generator(config, system, markov, "trajectory")
+  run = make_generator(config, system, markov)
+  chain = make_generator(config, system, markov, "trajectory")
   requests = Requests(config, system)
   _, params = load(config, workdir, mesh)
   params = params | frozen.load(system)

@@ -21,8 +21,12 @@ from vq_jax.system import (
   make_model,
 )
 from vq_jax.train import frozen, layout, optimizer
-from vq_jax.train.log import progress
 from vq_jax.train.request import Requests, Worded, asked, read_tokens
+from vq_jax.train.sampling import (
+  check_sampling,
+  make_generator,
+  make_painter,
+)
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Model, Params
 
@@ -79,17 +83,6 @@ def check_sizes(config: Config, net: Any, prior: Any) -> None:
       f"config.net.time_steps is {net.time_steps}, the rows of a learnt table"
       f" of times, but config.prior.time_steps is {prior.time_steps}."
     )
-
-
-def check_sampling(
-  config: Config, system: System, prior: Any, fixed: Params
-) -> None:
-  """Traces the sampler, which refuses what it cannot do, before training."""
-  init = functools.partial(init_system, system)
-  params = jax.eval_shape(init, jax.random.key(0)) | fixed
-  index = np.arange(1)
-  request = Requests(config, system)(index)
-  jax.eval_shape(make_generator(config, system, prior), params, index, request)
 
 
 def check_labels(config: Config, net: Any) -> None:
@@ -198,43 +191,6 @@ def make_picture(config: Config, system: System, prior: Any):
   return draw
 
 
-def make_generator(
-  config: Config, system: System, prior: Any, what: str = "sample"
-):
-  """(params, image numbers [b], requests) -> ids [b n], compiled once.
-
-  `what` is a function of the sampler's module: "sample" or "trajectory", which
-  gives [b steps + 1 n]. A last argument `guidance` [b] replaces that of the
-  config.
-  """
-  draw = pipeline.build_sampler(config["sampler"], prior, what)
-  section = dict(config["sample"])
-  key = jax.random.key(section.pop("seed"))
-  fixed = section.pop("guidance", 0.0)
-  for name in ("count", "batch", "captions", "split"):
-    section.pop(name, None)
-  given = ("system", "params", "request")
-  plugins.check(pipeline.adapt, section, "config.sample", given)
-
-  @jax.jit
-  def run(
-    params: Params, index: Array, requests: Batch, guidance: Array | None = None
-  ) -> Array:
-    return pipeline.generate(
-      key,
-      index,
-      requests,
-      guidance=fixed if guidance is None else guidance,
-      system=system,
-      params=params,
-      prior=prior,
-      draw=draw,
-      **section,
-    )
-
-  return run
-
-
 def initial(config: Config) -> Callable[[Key], Params]:
   """Key -> fresh weights of all that is trained."""
   system = build_system(config)
@@ -262,7 +218,7 @@ def measure(
   # Asked as the training images are, in an order that depends on the seed.
   asks = {split: Requests(config, system, split) for split in agreement}
   train = Requests(config, system, "train", shuffle=True)
-  images = _painter(config, workdir, mesh, system, prior, params)
+  images = make_painter(config, workdir, mesh, system, prior, params)
   batches = itertools.chain(
     evaluate.featured(
       evaluate.originals(real, section["batch"]), extractor, ("real",)
@@ -285,34 +241,6 @@ def measure(
     | context
     | {f"sampler_{k}": v for k, v in config["sampler"].items() if k != "name"}
   )
-
-
-def _painter(
-  config: Config,
-  workdir: pathlib.Path,
-  mesh: Mesh,
-  system: System,
-  prior: Any,
-  params: Params,
-):
-  """(requests, count) -> batches of samples, with captions if there are any."""
-  run = make_generator(config, system, prior)
-  tokenizer, weights = pipeline.load_tokenizer(workdir / "tokenizer")
-  grid, size = system.net.grid, config["sample"]["batch"]
-  paint = jax.jit(lambda ids: pipeline.decode(tokenizer, weights, ids, grid))
-
-  def images(requests: Requests, count: int):
-    def ids_of(index: np.ndarray) -> Array:
-      rows = layout.place_batch({"i": index, **requests(index)}, mesh)
-      return run(params, rows.pop("i"), rows)
-
-    batches = evaluate.samples(ids_of, paint, count, size)
-    for batch in progress(batches, -(-count // size), "sample"):
-      if requests.captions:
-        batch["caption"] = [requests.caption(int(i)) for i in batch["index"]]
-      yield batch
-
-  return images
 
 
 def _init(

@@ -1,0 +1,95 @@
+"""Draws images of a prior: compiled once, asked for by number."""
+
+import functools
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vq_jax import evaluate, pipeline, plugins
+from vq_jax.system import System, init_system
+from vq_jax.train import layout
+from vq_jax.train.log import progress
+from vq_jax.train.request import Requests
+from vq_jax.types import Array, Batch, Params
+
+Config = Mapping[str, Any]
+
+
+def make_generator(
+  config: Config, system: System, prior: Any, what: str = "sample"
+):
+  """(params, image numbers [b], requests) -> ids [b n], compiled once.
+
+  `what` is a function of the sampler's module: "sample" or "trajectory", which
+  gives [b steps + 1 n]. A last argument `guidance` [b] replaces that of the
+  config.
+  """
+  draw = pipeline.build_sampler(config["sampler"], prior, what)
+  section = dict(config["sample"])
+  key = jax.random.key(section.pop("seed"))
+  fixed = section.pop("guidance", 0.0)
+  for name in ("count", "batch", "captions", "split"):
+    section.pop(name, None)
+  given = ("system", "params", "request")
+  plugins.check(pipeline.adapt, section, "config.sample", given)
+
+  @jax.jit
+  def run(
+    params: Params, index: Array, requests: Batch, guidance: Array | None = None
+  ) -> Array:
+    return pipeline.generate(
+      key,
+      index,
+      requests,
+      guidance=fixed if guidance is None else guidance,
+      system=system,
+      params=params,
+      prior=prior,
+      draw=draw,
+      **section,
+    )
+
+  return run
+
+
+def check_sampling(
+  config: Config, system: System, prior: Any, fixed: Params
+) -> None:
+  """Traces the sampler, which refuses what it cannot do, before training."""
+  init = functools.partial(init_system, system)
+  params = jax.eval_shape(init, jax.random.key(0)) | fixed
+  index = np.arange(1)
+  request = Requests(config, system)(index)
+  jax.eval_shape(make_generator(config, system, prior), params, index, request)
+
+
+def make_painter(
+  config: Config,
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  system: System,
+  prior: Any,
+  params: Params,
+):
+  """(requests, count) -> batches of samples, with captions if there are any."""
+  run = make_generator(config, system, prior)
+  tokenizer, weights = pipeline.load_tokenizer(workdir / "tokenizer")
+  grid, size = system.net.grid, config["sample"]["batch"]
+  paint = jax.jit(lambda ids: pipeline.decode(tokenizer, weights, ids, grid))
+
+  def images(requests: Requests, count: int) -> Iterator[dict]:
+    def ids_of(index: np.ndarray) -> Array:
+      rows = layout.place_batch({"i": index, **requests(index)}, mesh)
+      return run(params, rows.pop("i"), rows)
+
+    batches = evaluate.samples(ids_of, paint, count, size)
+    for batch in progress(batches, -(-count // size), "sample"):
+      if requests.captions:
+        batch["caption"] = [requests.caption(int(i)) for i in batch["index"]]
+      yield batch
+
+  return images
