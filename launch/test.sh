@@ -10,4 +10,5 @@ prepare "cpu,test,text"
 export NPROC=16 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 ruff check .
 ruff format --check .
-python -m pytest "$@"
+# Two processes: compiling, which is most of the work, uses one core.
+python -m pytest -n 2 --dist loadfile "$@"
