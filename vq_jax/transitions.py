@@ -7,9 +7,10 @@ alpha = keep, K beta = uniform, gamma = mask). Absorbing diffusion is
 uniform = 0, uniform D3PM (arXiv:2107.03006) is mask = 0.
 
 `dense` is the definition, for tests; the other functions are its O(K) closed
-forms, for use: distributions over codes are in log space, and every number is a
-sum of positive terms, so that float32 loses nothing at any K and any number of
-steps. A `Kernel` may hold scalars or one value per example [b].
+forms, for use. Distributions over codes are in log space and sums of positive
+terms; only `between` subtracts, numbers per step whose relative error is that
+of float32 times the number of steps. A `Kernel` may hold scalars or one value
+per example [b].
 """
 
 from typing import NamedTuple

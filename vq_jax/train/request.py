@@ -95,7 +95,7 @@ class Requests:
     return f"class {self.label(i)}"
 
   def __call__(self, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Image numbers [b] -> what `pipeline.condition` reads."""
+    """Image numbers [b] -> what `system.condition` reads."""
     request = {}
     if self.system.net.labels:
       label = [self.label(int(i)) for i in index]
