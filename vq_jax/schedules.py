@@ -85,7 +85,7 @@ def alpha1(t: Array, steps: int) -> Kernel:
 def mixture(t: Array, steps: int) -> Kernel:
   """A tenth of what is lost is replaced, the rest masked (arXiv:2111.14822).
 
-  Section 5.2 there: mask and uniform mass grow linearly to 0.9 and 0.1.
+  Mask and uniform mass grow linearly to 0.9 and 0.1.
   """
   del steps
   return Kernel(1.0 - t, 0.1 * t, 0.9 * t)

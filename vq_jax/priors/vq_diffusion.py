@@ -36,7 +36,7 @@ class Prior:
     schedule: a name in `schedules.CHAINS`, or a masking ratio.
     time_steps: T.
     auxiliary: weight of the cross-entropy of the clean token, which
-      arXiv:2111.14822, section 4.1 adds to the bound.
+      arXiv:2111.14822 adds to the bound.
     adaptive: that weight falls with time, times 2 - s from 2 to 1.
     mask_weight: of tokens that are masked, and that are not.
     draw: "importance" draws times in proportion to the root mean square of
@@ -89,7 +89,7 @@ class Prior:
     """The bound's term of the step from t to s, and the auxiliary one.
 
     KL(q(z_s | z_t, x) || p(z_s | z_t)), which at s = 0 is -log p(x | z_t), and
-    -log p(x | z_t) (arXiv:2111.14822, eq. 8 to 12).
+    -log p(x | z_t), whose sum arXiv:2111.14822 trains.
 
     Args:
       log_probs: log p(x | z) [b n K].
