@@ -249,11 +249,11 @@ def test_a_run_keeps_the_files_of_its_encoder(tmp_path, monkeypatch):
   file.write_bytes(b"weights")
   config = {"text": TEXT | {"weights": str(file)}}
   run = tmp_path / "run"
-  assert frozen.own(config, run) == config
+  assert frozen.local_paths(config, run) == config
   frozen.adopt(config, run)
   file.unlink()
   frozen.adopt(config, run)  # Again, without the original: nothing to do.
-  kept = frozen.own(config, run)["text"]["weights"]
+  kept = frozen.local_paths(config, run)["text"]["weights"]
   assert kept == str(run / "text/tower.safetensors")
   assert (run / "text/tower.safetensors").read_bytes() == b"weights"
 

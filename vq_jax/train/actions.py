@@ -13,14 +13,18 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from PIL import Image
 
-from vq_jax import evaluate as evaluation
 from vq_jax import pictures, pipeline, plugins, weights
 from vq_jax.data import _loader, tokens
 from vq_jax.system import build_system
 from vq_jax.train import checkpoint, frozen, layout, loop, warm
 from vq_jax.train.log import Log, progress
 from vq_jax.train.request import Requests
-from vq_jax.train.sampling import make_generator
+from vq_jax.train.sampling import (
+  ask,
+  make_generator,
+  make_paint,
+  make_painter,
+)
 from vq_jax.types import Params
 
 Config = Mapping[str, Any]
@@ -43,7 +47,7 @@ def stage(config: Config) -> Any:
 def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Trains to config.steps, resuming if the directory holds a checkpoint."""
   layout.check_batch(config["batch"], mesh, "config.batch")
-  task = stage(config).make_task(frozen.own(config, workdir))
+  task = stage(config).make_task(frozen.local_paths(config, workdir))
   begun = any((workdir / "checkpoints").glob("[0-9]*"))
   if config["init_from"] and not begun:
     task = task._replace(warm=warm_start(config, mesh))
@@ -125,7 +129,7 @@ def load(config: Config, workdir: pathlib.Path, mesh: Mesh) -> tuple:
     FileNotFoundError: there is no run or no checkpoint.
   """
   checkpoint.differ(checkpoint.read_config(workdir), config, workdir)
-  init = stage(config).initial(frozen.own(config, workdir))
+  init = stage(config).initial(frozen.local_paths(config, workdir))
   abstract = jax.eval_shape(init, jax.random.key(0))
   store = open_store(config, workdir)
   loaded = store.weights(abstract, layout.layout(abstract, mesh))
@@ -187,44 +191,35 @@ def encoded(
 
 
 def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
-  """Writes samples/*.png, samples.png and film.png."""
+  """Writes samples/*.png, samples.png, film.png and guidance.png."""
   if config["stage"] != "prior":
     raise ValueError("Samples are drawn from a prior; this run is a tokenizer.")
   layout.check_batch(config["sample"]["batch"], mesh, "config.sample.batch")
-  own = frozen.own(config, workdir)
-  system = build_system(own)
-  markov = pipeline.build_prior(config["prior"])
-  run = make_generator(config, system, markov)
-  chain = make_generator(config, system, markov, "trajectory")
+  system = build_system(frozen.local_paths(config, workdir))
+  prior = pipeline.build_prior(config["prior"])
+  chain = make_generator(config, system, prior, "trajectory")
   requests = Requests(config, system)
   _, params = load(config, workdir, mesh)
   params = params | frozen.load(system)
-  tokenizer, stored = pipeline.load_tokenizer(workdir / "tokenizer")
-  grid = system.net.grid
-  paint = jax.jit(lambda ids: pipeline.decode(tokenizer, stored, ids, grid))
-
-  def ask(index: np.ndarray) -> tuple:
-    rows = layout.place_batch({"i": index, **requests(index)}, mesh)
-    return rows.pop("i"), rows
+  images = make_painter(config, workdir, mesh, system, prior, params)
+  paint = make_paint(workdir, system.net.grid)
 
   folder = workdir / "samples"
   folder.mkdir(exist_ok=True)
   shown = []
   count, size = config["sample"]["count"], config["sample"]["batch"]
-  batches = evaluation.samples(
-    lambda index: run(params, *ask(index)), paint, count, size
-  )
-  for batch in progress(
-    batches, -(-count // size), f"sample, {size} at a time"
-  ):
-    images = pipeline.to_uint8(batch["fake"])[batch["mask"]]
-    for index, image in zip(batch["index"], images, strict=False):
+  for batch in images(requests, count):
+    pixels = pipeline.to_uint8(batch["fake"])[batch["mask"]]
+    for index, image in zip(batch["index"], pixels, strict=False):
       Image.fromarray(image).save(folder / f"{index:06d}.png")
-    shown.extend(images[: max(SHOWN - len(shown), 0)])
+    shown.extend(pixels[: max(SHOWN - len(shown), 0)])
   save_picture(workdir / "samples.png", pictures.grid(np.stack(shown), 16))
-  states = np.asarray(chain(params, *ask(np.arange(size))))[:ACTORS]
-  save_picture(workdir / "film.png", film(states, markov, grid, paint))
+  states = chain(params, *ask(requests, np.arange(size), mesh))
+  states = np.asarray(states)[:ACTORS]
+  picture = film(states, prior, system.net.grid, paint)
+  save_picture(workdir / "film.png", picture)
   if system.net.labels or system.text:
+    run = make_generator(config, system, prior)
     picture = guided(run, params, requests, size, paint)
     save_picture(workdir / "guidance.png", picture)
   print(f"{folder}: {count} images; pictures beside it in {workdir}")
@@ -243,11 +238,11 @@ def guided(run: Any, params: Params, requests: Any, size: int, paint: Any):
   )
 
 
-def film(states: np.ndarray, markov: Any, grid: tuple, paint: Any):
+def film(states: np.ndarray, prior: Any, grid: tuple, paint: Any):
   """States [b steps+1 n] -> rows of images, columns of time; masks are grey."""
   frames = np.linspace(0, states.shape[1] - 1, FRAMES).round().astype(int)
   states = states[:, frames]
-  masked = states == markov.vocab_size
+  masked = states == prior.vocab_size
   # The decoder sees the final tokens behind the veil: any other would tint the
   # cells beside it.
   filled = np.where(masked, states[:, -1:], states)
@@ -264,8 +259,8 @@ def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
 def evaluate(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Writes metrics.json and prints it."""
   step, params = load(config, workdir, mesh)
-  own = frozen.own(config, workdir)
-  numbers = stage(config).measure(own, workdir, mesh, params)
+  local = frozen.local_paths(config, workdir)
+  numbers = stage(config).measure(local, workdir, mesh, params)
   row = {"step": step, **numbers}
   weights.write_json(workdir / "metrics.json", row)
   width = max(map(len, row))

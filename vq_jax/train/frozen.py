@@ -30,7 +30,7 @@ def adopt(config: Config, workdir: pathlib.Path) -> None:
       part.rename(target)
 
 
-def own(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+def local_paths(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """The config with the run's own copies of those files, where it has them."""
   config = copy.copy(config)
   if "text" in config:

@@ -67,6 +67,20 @@ def check_sampling(
   jax.eval_shape(make_generator(config, system, prior), params, index, request)
 
 
+def ask(
+  requests: Requests, index: np.ndarray, mesh: Mesh
+) -> tuple[Array, dict[str, Array]]:
+  """Image numbers [b] -> the same and what they show, placed on the mesh."""
+  rows = layout.place_batch({"index": index, **requests(index)}, mesh)
+  return rows.pop("index"), rows
+
+
+def make_paint(workdir: pathlib.Path, grid: tuple[int, int]):
+  """ids [b n] -> images [b h w c] in [0, 1], by the tokenizer of a run."""
+  tokenizer, weights = pipeline.load_tokenizer(workdir / "tokenizer")
+  return jax.jit(lambda ids: pipeline.decode(tokenizer, weights, ids, grid))
+
+
 def make_painter(
   config: Config,
   workdir: pathlib.Path,
@@ -77,17 +91,16 @@ def make_painter(
 ):
   """(requests, count) -> batches of samples, with captions if there are any."""
   run = make_generator(config, system, prior)
-  tokenizer, weights = pipeline.load_tokenizer(workdir / "tokenizer")
-  grid, size = system.net.grid, config["sample"]["batch"]
-  paint = jax.jit(lambda ids: pipeline.decode(tokenizer, weights, ids, grid))
+  paint = make_paint(workdir, system.net.grid)
+  size = config["sample"]["batch"]
 
   def images(requests: Requests, count: int) -> Iterator[dict]:
-    def ids_of(index: np.ndarray) -> Array:
-      rows = layout.place_batch({"i": index, **requests(index)}, mesh)
-      return run(params, rows.pop("i"), rows)
-
-    batches = evaluate.samples(ids_of, paint, count, size)
-    for batch in progress(batches, -(-count // size), "sample"):
+    batches = evaluate.samples(
+      lambda index: run(params, *ask(requests, index, mesh)), paint, count, size
+    )
+    for batch in progress(
+      batches, -(-count // size), f"sample, {size} at a time"
+    ):
       if requests.captions:
         batch["caption"] = [requests.caption(int(i)) for i in batch["index"]]
       yield batch
