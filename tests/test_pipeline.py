@@ -124,6 +124,40 @@ def test_guidance_is_one_network_call_of_twice_the_batch():
   np.testing.assert_allclose(guided, expected, rtol=1e-4)
 
 
+def test_guidance_then_truncation_then_temperature():
+  """The released order, by NumPy, where every other order differs."""
+  given, free = np.random.default_rng(3).normal(size=(2, 1, 6, K))
+
+  class Fixed(Net):
+    def apply(self, variables, z, t, cond, **kwargs):
+      null = jnp.asarray(cond.label == 3)[:, None, None]
+      return jnp.where(null, jnp.asarray(free), jnp.asarray(given))
+
+  model = pipeline.adapt(
+    system(Fixed()),
+    PARAMS,
+    {"label": jnp.zeros(1, int)},
+    guidance=2.0,
+    top_p=0.8,
+    temperature=0.5,
+  )
+  found = np.exp(model.denoise(jnp.full((1, 6), K), jnp.ones(1)))
+
+  def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+  given, free = np.log(softmax(given)), np.log(softmax(free))
+  p = softmax(free + 3.0 * (given - free))
+  order = np.argsort(-p, -1)
+  ranked = np.take_along_axis(p, order, -1)
+  kept = np.cumsum(ranked, -1) - ranked < 0.8
+  ranked = np.where(kept, ranked, 0.0) ** 2.0
+  ranked /= ranked.sum(-1, keepdims=True)
+  expected = np.zeros_like(p)
+  np.put_along_axis(expected, order, ranked, -1)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
 def test_guidance_without_a_condition_is_refused():
   with pytest.raises(ValueError, match="needs a conditional net"):
     generate(np.arange(2), labelled=False, guidance=1.0)

@@ -10,7 +10,12 @@ import pytest
 import toy
 from PIL import Image
 
-from configs import emoji32_absorbing, emoji32_vqgan, vq_diffusion_emoji_text
+from configs import (
+  emoji32_absorbing,
+  emoji32_vqgan,
+  vq_diffusion_emoji_class,
+  vq_diffusion_emoji_text,
+)
 from vq_jax import pipeline, weights
 from vq_jax.data import _loader, tokens
 from vq_jax.train import checkpoint, layout, loop, prior, vqgan
@@ -40,9 +45,14 @@ def vqgan_task(path):
   return vqgan.make_task(config), config
 
 
-def prior_task(path, module=emoji32_absorbing):
-  """A smoke prior, and tokens of a tokenizer that was never trained."""
+def prior_task(path, module=emoji32_absorbing, **changes):
+  """A smoke prior, and tokens of a tokenizer that was never trained.
+
+  changes: of sections of the config.
+  """
   config = smoke(module)
+  for section, change in changes.items():
+    config[section] |= change
   section = smoke(emoji32_vqgan)["tokenizer"]
   tokenizer = pipeline.build_tokenizer(section)
   abstract = jax.eval_shape(
@@ -156,3 +166,18 @@ def test_a_stage_reports_what_it_promises(stage, tmp_path):
   for name in task.pictures:
     with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
       assert min(picture.size) > 16
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (dict(sampler={"name": "purity"}, prior={"schedule": "mixture"}), "masks"),
+    (dict(sample={"temperature": 0.0}), "temperature must be positive"),
+    (dict(net={"time_steps": 50}), "time_steps is 50"),
+    (dict(net={"labels": 2}), r"class 2, config\.net\.labels = 2 only 0\.\.1"),
+  ],
+)
+def test_what_could_not_be_sampled_is_not_trained(changes, message, tmp_path):
+  """Refused when the task is made: before the first update."""
+  with pytest.raises(ValueError, match=message):
+    prior_task(tmp_path, vq_diffusion_emoji_class, **changes)
