@@ -90,7 +90,8 @@ class Net(nn.Module):
     head_bias: the last layer has a bias.
     dropout: rate on the embedding and on what joins the residual stream.
     attention_dropout: rate on attention weights.
-    remat: recompute blocks in the backward pass instead of storing them.
+    remat: recompute blocks in the backward pass instead of storing them, in a
+      loop over depth that is compiled once; False unrolls that loop.
     dtype: compute type. Parameters, norms, softmax and logits are float32.
   """
 
@@ -243,6 +244,8 @@ class Net(nn.Module):
       split_rngs={"params": True, "dropout": True},
       in_axes=nn.broadcast,
       length=self.layers,
+      # What a loop stores for the backward pass it copies into a stack.
+      unroll=1 if self.remat else self.layers,
     )
     blocks = scan(
       norm=norm,
