@@ -1,12 +1,15 @@
 """What stands for no caption (arXiv:2205.16007, table 1), at laptop size.
 
+As in the paper, a model that never saw an empty caption comes first:
+
+  python -m vq_jax.main --mode=train --workdir=runs/emoji32/plain \
+    --config=configs/vq_diffusion_emoji_text.py \
+    --config.condition.dropout=0 --config.condition.null=fixed
+
+and is then trained a little further in four ways:
+
   python launch/sweep.py --config=configs/vq_diffusion_nulls.py \
     --name=vq_diffusion_nulls --mode=train,evaluate --run
-
-One model alone is trained with:
-
-  python -m vq_jax.main --mode=train --config=configs/vq_diffusion_nulls.py \
-    --workdir=runs/emoji32/nulls
 """
 
 import ml_collections
@@ -15,10 +18,12 @@ from configs import vq_diffusion_emoji_text
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """The text config, trained for a third as long."""
+  """A short run that starts from the weights of another."""
   c = vq_diffusion_emoji_text.get_config(arg)
+  c.init_from = "runs/emoji32/plain"
   if arg != "smoke":
-    c.steps //= 3
+    c.steps = 200
+    c.optimizer.update(lr=1e-3, warmup_steps=20)
     c.every.evaluate = c.every.save = c.steps
   return c
 
