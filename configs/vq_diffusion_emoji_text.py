@@ -19,6 +19,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     dim=32 if smoke else 128,
     layers=1 if smoke else 2,
     heads=4,
+    buckets=64 if smoke else 4096,
   )
   condition(c)
   if not smoke:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import einops
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vq_jax.ops.attention import attend
@@ -20,17 +21,25 @@ NORMAL = nn.initializers.normal(0.02)
 class Encoder(nn.Module):
   """Captions -> features [b m d].
 
+  A byte starts out as itself plus the runs of bytes that end in it, looked up
+  by their hash (arXiv:2412.09871): most words are known before any block has
+  learnt to spell.
+
   Attributes:
     length: m, bytes of a caption; the rest of a longer one is not read.
     dim: d, features of a byte.
     layers: transformer blocks.
     heads: attention heads, a divisor of `dim`.
+    runs: lengths of those runs.
+    buckets: hashes of every length.
   """
 
   length: int = 48
   dim: int = 128
   layers: int = 2
   heads: int = 4
+  runs: tuple[int, ...] = (3, 5)
+  buckets: int = 4096
 
   @nn.nowrap
   def words(self, captions: Sequence[str]) -> np.ndarray:
@@ -45,10 +54,28 @@ class Encoder(nn.Module):
   def __call__(self, words: Array) -> Array:
     """Ids [b m] -> features [b m d], float32; each has unit RMS."""
     x = nn.Embed(END + 1, self.dim, embedding_init=NORMAL, name="bytes")(words)
+    for n in self.runs:
+      table = nn.Embed(
+        self.buckets, self.dim, embedding_init=NORMAL, name=f"runs{n}"
+      )
+      x += table(hashes(words, n) % self.buckets)
     x += self.param("positions", NORMAL, (self.length, self.dim))
     for i in range(self.layers):
       x = Block(self.heads, name=f"block{i}")(x)
     return nn.LayerNorm(name="norm")(x)
+
+
+def hashes(words: Array, n: int) -> Array:
+  """Ids [b m] -> a number for the n of them that end at each, uint32 [b m].
+
+  FNV-1a, whose constants these are; END stands in front of the first.
+  """
+  before = jnp.pad(words, ((0, 0), (n - 1, 0)), constant_values=END)
+  total = jnp.full(words.shape, 2166136261, jnp.uint32)
+  for i in range(n):
+    ids = before[:, i : i + words.shape[1]].astype(jnp.uint32)
+    total = (total ^ ids) * jnp.uint32(16777619)
+  return total ^ (total >> 16)  # The low bits, which a table takes, mix little.
 
 
 class Block(nn.Module):
