@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.init_from = ""  # Directory of a run whose weights this one starts from.
   # A small batch and many updates: at equal time, and so at equal images, 8
   # reconstruct 2.5 dB better than 32 (docs/benchmarks.md).
-  c.steps = 960
+  c.steps = 1200
   c.batch = 8
 
   c.data = dict(name="emoji", size=32, label="both")
@@ -52,7 +52,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.ema = dict(decay=0.995, every=1, warmup=True)
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=50, evaluate=480, save=480)
+  c.every = dict(log=50, evaluate=600, save=600)
   c.keep = dict(latest=2, best="validation/psnr_db", mode="max")
   c.evaluate = dict(batch=64, limit=10_000, features="emoji")
   return smoke(c) if arg == "smoke" else c
