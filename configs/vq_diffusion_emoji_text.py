@@ -55,7 +55,7 @@ def condition(c: ml_collections.ConfigDict) -> None:
     activation="sigmoid",
   )
   c.condition = dict(dropout=0.1, null="learnt")
-  c.sampler = dict(name="ancestral", steps=50)
+  c.sampler = dict(name="ancestral", steps=25)
   c.sample.guidance = 2.0
 
 
