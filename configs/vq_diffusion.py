@@ -141,7 +141,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.net.update(layers=1, width=32, heads=2, text_dim=16, dtype="float32")
     c.net.update(vocab_size=16, grid=(4, 4))
     c.prior.vocab_size = 16
-    c.text = dict(name="learnt", length=8, dim=16, layers=1, heads=2)
+    c.text = dict(
+      name="learnt", length=8, dim=16, layers=1, heads=2, buckets=64
+    )
     c.steps, c.batch = 8, 8
     c.every = dict(log=2, evaluate=4, save=4)
     c.sampler.steps = 4

@@ -1,15 +1,15 @@
 """What stands for no caption (arXiv:2205.16007, table 1), at laptop size.
 
-As in the paper, a model that never saw an empty caption comes first:
+As in the paper, one model is trained a little further in four ways:
+
+  python launch/sweep.py --config=configs/vq_diffusion_nulls.py \
+    --name=vq_diffusion_nulls --mode=train,evaluate --run
+
+It never saw an empty caption before:
 
   python -m vq_jax.main --mode=train --workdir=runs/emoji32/plain \
     --config=configs/vq_diffusion_emoji_text.py \
     --config.condition.dropout=0 --config.condition.null=fixed
-
-and is then trained a little further in four ways:
-
-  python launch/sweep.py --config=configs/vq_diffusion_nulls.py \
-    --name=vq_diffusion_nulls --mode=train,evaluate --run
 """
 
 import ml_collections

@@ -14,6 +14,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def pytest_collection_modifyitems(items):
+  """The longest file first, or one process ends up alone with it."""
+  items.sort(key=lambda item: item.path.stem != "test_readme")
+
+
 @pytest.fixture
 def key():
   return jax.random.key(0)
