@@ -23,7 +23,8 @@ class Encoder(nn.Module):
 
   A byte starts out as itself plus the runs of bytes that end in it, looked up
   by their hash (arXiv:2412.09871): most words are known before any block has
-  learnt to spell.
+  learnt to spell. The runs of the whole caption are added to every position:
+  a net whose attention is still even hears them, and not mostly padding.
 
   Attributes:
     length: m, bytes of a caption; the rest of a longer one is not read.
@@ -54,11 +55,14 @@ class Encoder(nn.Module):
   def __call__(self, words: Array) -> Array:
     """Ids [b m] -> features [b m d], float32; each has unit RMS."""
     x = nn.Embed(END + 1, self.dim, embedding_init=NORMAL, name="bytes")(words)
+    read = (words != END)[..., None]
+    count = jnp.maximum(jnp.sum(read, 1, keepdims=True), 1)
     for n in self.runs:
       table = nn.Embed(
         self.buckets, self.dim, embedding_init=NORMAL, name=f"runs{n}"
       )
-      x += table(hashes(words, n) % self.buckets)
+      run = jnp.where(read, table(hashes(words, n) % self.buckets), 0.0)
+      x += run + jnp.sum(run, 1, keepdims=True) / jnp.sqrt(count)
     x += self.param("positions", NORMAL, (self.length, self.dim))
     for i in range(self.layers):
       x = Block(self.heads, name=f"block{i}")(x)
