@@ -7,7 +7,9 @@ trains a class-conditional model for each T and samples it with T steps. In
 how many others a model can be sampled is a sweep over one of those runs:
 
   python launch/sweep.py --config=configs/vq_diffusion_emoji_class.py \
-    --name=vq_diffusion_steps_100 --mode=evaluate --run --base=RUN
+    --name=vq_diffusion_steps_25 --mode=evaluate --run --base=RUN -- \
+    --config.sample.guidance=0 --config.prior.time_steps=25 \
+    --config.net.time_steps=25
 """
 
 import ml_collections
