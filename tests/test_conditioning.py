@@ -79,6 +79,17 @@ def test_runs_of_bytes_have_the_published_hash():
   assert len(np.unique(found[0, :6])) == 6
 
 
+def test_every_position_hears_the_whole_caption_without_a_block():
+  encoder = learnt.Encoder(length=12, dim=4, layers=0, buckets=64)
+  rows = encoder.words(["a red heart", "a red hearth", "a red hearths"])
+  params = encoder.init(jax.random.key(0), rows)
+  one, other, cut = np.asarray(encoder.apply(params, rows))
+  # The captions differ in their last byte, the features at the first of them
+  # as well; what the encoder does not read makes no difference.
+  assert np.min(np.max(np.abs(one - other), -1)) > 0.01
+  np.testing.assert_array_equal(other, cut)
+
+
 @pytest.mark.parametrize("null", ["learnt", "fixed"])
 def test_a_dropped_caption_is_the_null(null):
   """Learnt features, or those of the empty caption."""
