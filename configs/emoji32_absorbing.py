@@ -67,7 +67,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=20, evaluate=720, save=360)
+  # patience ends training after that many evaluations without a better bound.
+  c.every = dict(log=20, evaluate=720, save=360, patience=0)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
   c.evaluate = dict(batch=32, limit=256, features="emoji", seed=0)
   return smoke(c) if arg == "smoke" else c
@@ -79,7 +80,7 @@ def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   c.net.update(layers=1, width=16, heads=2)
   c.sampler.steps = 4
   c.sample.update(count=8, batch=8)
-  c.every = dict(log=2, evaluate=4, save=4)
+  c.every.update(log=2, evaluate=4, save=4)
   c.evaluate.batch = 8
   return c
 

@@ -132,7 +132,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   c.sample.update(variant["sample"])
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=100, evaluate=10_000, save=5_000)
+  c.every = dict(log=100, evaluate=10_000, save=5_000, patience=0)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
   c.evaluate = dict(
     batch=64, limit=2048, features="emoji", seed=0, agreement=("validation",)
@@ -145,7 +145,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       name="learnt", length=8, dim=16, layers=1, heads=2, buckets=64
     )
     c.steps, c.batch = 8, 8
-    c.every = dict(log=2, evaluate=4, save=4)
+    c.every.update(log=2, evaluate=4, save=4)
     c.sampler.steps = 4
     c.sample.update(count=8, batch=8)
     c.evaluate.batch = 8

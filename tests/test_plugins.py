@@ -33,6 +33,7 @@ LAYERS = {
   "models": 1,
   "transitions": 1,
   "schedules": 1,
+  "steps": 1,
   "ops": 1,
   "weights": 1,
   "pictures": 1,

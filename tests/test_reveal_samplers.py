@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from joints import chi_square, even, exact_model, histogram, law_of
 
 from vq_jax import models, pipeline, transitions
 from vq_jax.priors import absorbing
@@ -20,14 +21,6 @@ K = 5
 
 def uniform_model(k=K):
   return Model(lambda z, t: jnp.full((*z.shape, k), -math.log(k)))
-
-
-def chi_square(found, expected):
-  """Standard deviations of Pearson's statistic above its mean."""
-  seen = expected > 1
-  statistic = ((found - expected)[seen] ** 2 / expected[seen]).sum()
-  freedom = seen.sum() - 1
-  return (statistic - freedom) / math.sqrt(2 * freedom)
 
 
 @BOTH
@@ -53,6 +46,28 @@ def test_each_call_reveals_its_share_once(module, n, steps, key):
   assert (masks[-1] == 0).all()
   changes = (states[1:] != states[:-1]).sum(0)
   np.testing.assert_array_equal(changes, known == K)
+
+
+@BOTH
+@pytest.mark.parametrize("schedule", ["cosine", (1, 0, 2, 9)])
+def test_each_call_reveals_what_the_schedule_says(module, schedule, key):
+  """Counts as given; in images with fewer masks in proportion."""
+  known = jnp.where(jnp.arange(12) < jnp.array([[0], [6], [12]]), 1, K)
+  states = module.trajectory(
+    key,
+    uniform_model(),
+    absorbing.Prior(K),
+    known.shape,
+    steps=4,
+    known=known,
+    schedule=schedule,
+  )
+  masks = (np.asarray(states) == K).sum(-1)  # [5 3]
+  # 12 cos(pi i / 8) = 11.1, 8.5, 4.6, 0.
+  whole = [12, 11, 8, 4, 0] if schedule == "cosine" else [12, 11, 11, 9, 0]
+  np.testing.assert_array_equal(masks[:, 0], whole)
+  np.testing.assert_array_equal(masks[:, 1], np.round(np.array(whole) / 2))
+  assert (masks[:, 2] == 0).all()
 
 
 @BOTH
@@ -98,6 +113,17 @@ def test_impossible_options_are_refused(module, key):
   prior = absorbing.Prior(K)
   with pytest.raises(ValueError, match="at least 1 step"):
     module.sample(key, uniform_model(), prior, (1, 4), steps=0)
+  for schedule, told in (
+    ("cosin", "Did you mean 'cosine'"),
+    ("optimal", "a trained model's losses"),
+    ((4,), "2 counts"),
+    ((0, 0), "2 counts"),
+    ((5, -1), "2 counts"),
+  ):
+    with pytest.raises(ValueError, match=told):
+      module.sample(
+        key, uniform_model(), prior, (1, 4), steps=2, schedule=schedule
+      )
   if module is purity:
     with pytest.raises(ValueError, match="r must be at least 0"):
       module.sample(key, uniform_model(), prior, (1, 4), steps=2, r=-1.0)
@@ -118,60 +144,6 @@ def test_a_compiled_sample_keeps_no_states(module):
 
   compiled = jax.jit(run).lower(jax.random.key(0)).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < 1000 * 64 * 4 / 2
-
-
-def conditional(joint, z):
-  """p(x_i | visible tokens) [n k], z a tuple with k where masked."""
-  n, k = joint.ndim, joint.shape[0]
-  fits = joint[tuple(slice(None) if v == k else slice(v, v + 1) for v in z)]
-  fits = fits / fits.sum()
-  table = np.zeros((n, k))
-  for i in range(n):
-    p = fits.sum(tuple(j for j in range(n) if j != i))
-    table[i] = p if z[i] == k else np.eye(k)[z[i]]
-  return table
-
-
-def exact_model(joint):
-  """`conditional` at every state, as a table that the network looks up."""
-  n, k = joint.ndim, joint.shape[0]
-  states = itertools.product(range(k + 1), repeat=n)
-  rows = np.stack([conditional(joint, z) for z in states])  # [(k+1)^n n k]
-  table = jnp.log(jnp.asarray(rows) + 1e-30)
-  place = (k + 1) ** jnp.arange(n)[::-1]
-  return Model(lambda z, t: table[z @ place])
-
-
-def law_of(joint, steps, weigh, adjust):
-  """The exact law of a run, by enumeration of every choice it can make.
-
-  weigh: p [n k] -> weights of positions [n]; adjust: p -> p that is drawn.
-  """
-  n, k = joint.ndim, joint.shape[0]
-  left = [round(n * (1 - i / steps)) for i in range(steps + 1)]
-  law = {(k,) * n: 1.0}
-  for count in (a - b for a, b in itertools.pairwise(left)):
-    after = {}
-    for z, prob in law.items():
-      p = conditional(joint, z)
-      weights, drawn = weigh(p), adjust(p)
-      masks = [i for i in range(n) if z[i] == k]
-      for order in itertools.permutations(masks, count):
-        chance, rest = prob, sum(weights[i] for i in masks)
-        for i in order:
-          chance, rest = chance * weights[i] / rest, rest - weights[i]
-        for tokens in itertools.product(range(k), repeat=count):
-          each = list(zip(order, tokens, strict=True))
-          new = list(z)
-          for i, token in each:
-            new[i] = token
-          odds = chance * math.prod(drawn[pair] for pair in each)
-          after[tuple(new)] = after.get(tuple(new), 0.0) + odds
-    law = after
-  array = np.zeros_like(joint)
-  for z, prob in law.items():
-    array[z] = prob
-  return array
 
 
 def eq_11(r, normalise):
@@ -202,20 +174,27 @@ def drawn(module, joint, key, **options):
     (COUNT, joint.ndim),
     **options,
   )
-  found = np.zeros_like(joint)
-  np.add.at(found, tuple(np.asarray(ids).T), 1)
-  return found
+  return histogram(ids, joint.shape[0])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_random_positions_have_the_enumerated_law(steps, key):
   """Chi-square over all states; with a token a call the law is the truth."""
-  law = law_of(JOINT, steps, ALIKE, lambda p: p)
+  law = law_of(JOINT, even(4, steps), ALIKE, lambda p: p)
   assert (
     chi_square(drawn(fewer_tokens, JOINT, key, steps=steps), COUNT * law) < 4
   )
   if steps == 4:
     np.testing.assert_allclose(law, JOINT, atol=1e-12)
+
+
+def test_counts_have_the_enumerated_law(key):
+  """One token first, then three together."""
+  law = law_of(JOINT, (1, 3), ALIKE, lambda p: p)
+  found = drawn(fewer_tokens, JOINT, key, steps=2, schedule=(1, 3))
+  assert chi_square(found, COUNT * law) < 4
+  even_law = law_of(JOINT, (2, 2), ALIKE, lambda p: p)
+  assert chi_square(found, COUNT * even_law) > 10  # Told apart.
 
 
 @pytest.mark.parametrize(
@@ -224,7 +203,7 @@ def test_random_positions_have_the_enumerated_law(steps, key):
 )
 def test_pure_positions_have_the_enumerated_law(steps, r, normalise, key):
   """Without sharpening, a token a call is again drawn from the truth."""
-  law = law_of(JOINT, steps, PURE, eq_11(r, normalise))
+  law = law_of(JOINT, even(4, steps), PURE, eq_11(r, normalise))
   options = {"steps": steps, "r": r, "normalise": normalise}
   assert chi_square(drawn(purity, JOINT, key, **options), COUNT * law) < 4
   if steps == 4:
@@ -283,7 +262,7 @@ def test_purity_is_not_always_the_better_order():
   for bits in itertools.product(range(2), repeat=3):
     joint[tuple(np.repeat(bits, 2))] = 1 / 8
   wrong = [
-    law_of(joint, 3, weigh, lambda p: p)[joint < 0.1].sum()
+    law_of(joint, even(6, 3), weigh, lambda p: p)[joint < 0.1].sum()
     for weigh in (ALIKE, PURE)
   ]
   assert wrong[0] < 0.95 * wrong[1]

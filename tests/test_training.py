@@ -112,6 +112,47 @@ def test_a_sigterm_is_obeyed_after_the_update(six, tmp_path, monkeypatch):
   same(toy.run(tmp_path, c), six[0])
 
 
+def test_patience_ends_training_and_a_resumed_run_ends_there(tmp_path, capsys):
+  """The error falls, so that of "max" the first evaluation stays the best."""
+  c = toy.get_config()
+  c.steps, c.every.patience, c.keep.mode = 50, 2, "max"
+  state = toy.run(tmp_path / "one", c)
+  assert state.step == 6  # Evaluated at 2, 4 and 6.
+  told = capsys.readouterr().out
+  assert "not improved in 2 evaluations since step 2" in told
+  assert saved(tmp_path / "one") == [2, 5, 6]  # The best and the latest two.
+  same(toy.run(tmp_path / "one", c), state)
+  assert "training ends at step 6" in capsys.readouterr().out
+
+  c.steps = 5  # Interrupted before the last evaluation.
+  assert toy.run(tmp_path / "two", c).step == 5
+  c.steps = 50
+  same(toy.run(tmp_path / "two", c), state)
+  c.every.patience = 3
+  assert toy.run(tmp_path / "two", c).step == 8
+  c.keep.mode, c.steps, c.every.patience = "min", 8, 1
+  assert toy.run(tmp_path / "three", c).step == 8  # Always better.
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    ({"every.patience": -1}, r"patience is -1"),
+    ({"every.patience": 1, "keep.best": ""}, r"needs config\.keep\.best"),
+    (
+      {"every.patience": 1, "every.save": 4},
+      r"a multiple of config\.every\.save",
+    ),
+  ],
+)
+def test_patience_needs_a_best_that_is_kept(tmp_path, change, told):
+  c = toy.get_config()
+  c.every.patience = 0
+  c.update_from_flattened_dict(change)
+  with pytest.raises(ValueError, match=told):
+    toy.run(tmp_path, c)
+
+
 @pytest.mark.parametrize("name", ["log", "evaluate", "save"])
 def test_every_is_at_least_one(tmp_path, name):
   c = toy.get_config()

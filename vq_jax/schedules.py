@@ -118,8 +118,13 @@ def slope(schedule: Schedule, t: Array) -> Array:
   return jax.vmap(jax.grad(schedule))(t)
 
 
-def uniform_grid(steps: int) -> Array:
-  """1 = t_0 > ... > t_steps = 0, equally spaced. -> [steps + 1]."""
+def check_steps(steps: int) -> None:
+  """ValueError unless a sampler has a step to take."""
   if steps < 1:
     raise ValueError(f"A sampler needs at least 1 step, not {steps}.")
+
+
+def uniform_grid(steps: int) -> Array:
+  """1 = t_0 > ... > t_steps = 0, equally spaced. -> [steps + 1]."""
+  check_steps(steps)
   return jnp.linspace(1.0, 0.0, steps + 1)

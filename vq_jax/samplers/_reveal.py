@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vq_jax import schedules
 from vq_jax.ops import masking
 from vq_jax.samplers._run import Run
+from vq_jax.steps import Schedule, shares
 from vq_jax.types import Array, Key, Model
 
 NEEDS = ("kernel", "vocab_size", "time_steps")
@@ -28,14 +28,16 @@ def walk(
   *,
   steps: int,
   known: Array | None,
+  schedule: Schedule,
 ) -> Run:
   """From masks (or `known`) to ids in `steps` calls of the network.
 
-  After call i, round((1 - i / steps) m) of an image's m masks are left, so that
-  each call reveals m / steps tokens, rounded up or down. Arguments as for
-  `sample`, and the rule of each call.
+  After each call the schedule's share of an image's m masks is left, rounded;
+  with "uniform" each call reveals m / steps tokens, rounded up or down.
+  Arguments as for `sample`, and the rule of each call.
   """
   n = shape[1]
+  share = shares(schedule, n, steps)
   grid, masked = clock(prior, n)
 
   def step(z: Array, inputs: tuple[Key, Array]):
@@ -49,14 +51,19 @@ def walk(
     z = reveal(z, log_weights, log_probs, hidden - left, where, what)
     return z, z
 
-  start = jnp.full(shape, prior.vocab_size, jnp.int32)
-  if known is not None:
-    start = jnp.broadcast_to(known, shape).astype(jnp.int32)
+  start = masks(prior, shape, known)
   total = jnp.sum(start == prior.vocab_size, 1)
-  left = jnp.round(schedules.uniform_grid(steps)[1:, None] * total)  # [steps b]
+  left = jnp.round(share[:, None] * total)  # [steps b]
   inputs = (jax.random.split(key, steps), left.astype(jnp.int32))
   z, states = jax.lax.scan(step, start, inputs)
   return Run(z, jnp.concatenate([start[None], states]))
+
+
+def masks(prior: Any, shape: tuple[int, int], known: Array | None) -> Array:
+  """What a run starts from: nothing but masks, or `known` [b n]. -> [b n]."""
+  if known is None:
+    return jnp.full(shape, prior.vocab_size, jnp.int32)
+  return jnp.broadcast_to(known, shape).astype(jnp.int32)
 
 
 def clock(prior: Any, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from vq_jax.samplers import _reveal
 from vq_jax.samplers._run import Run, only
+from vq_jax.steps import Schedule
 from vq_jax.types import Array, Key, Model
 
 NEEDS = _reveal.NEEDS
@@ -36,6 +37,7 @@ def run(
   *,
   steps: int,
   known: Array | None = None,
+  schedule: Schedule = "uniform",
   r: float = 1.0,
   normalise: bool = False,
 ) -> Run:
@@ -46,9 +48,9 @@ def run(
     model: called once a step.
     prior: has what is in `NEEDS`, and ends in masks.
     shape: (b, n).
-    steps: network calls, any number; each reveals n / steps tokens, rounded up
-      or down.
+    steps: network calls, any number.
     known: ids [b n] that must not change, with `prior.vocab_size` where free.
+    schedule: how many tokens each call reveals, as for `fewer_tokens`.
     r: how much the tokens of pure positions are sharpened, 0.5 to 2 in the
       paper; 0 draws them from the model as it is.
     normalise: sharpen by purity over its largest in the image, as the released
@@ -61,7 +63,8 @@ def run(
     `trajectory`.
 
   Raises:
-    ValueError: the prior does not end in masks, steps < 1, or r < 0.
+    ValueError: the prior does not end in masks, steps < 1, there is no such
+      schedule, or r < 0.
   """
   if r < 0:
     raise ValueError(f"r must be at least 0, not {r}.")
@@ -70,7 +73,16 @@ def run(
     purity = log_purity(log_probs, normalise)
     return purity, sharpen(log_probs, jnp.exp(purity), r)
 
-  return _reveal.walk(key, model, prior, shape, rule, steps=steps, known=known)
+  return _reveal.walk(
+    key,
+    model,
+    prior,
+    shape,
+    rule,
+    steps=steps,
+    known=known,
+    schedule=schedule,
+  )
 
 
 sample = only("ids", run)

@@ -16,7 +16,7 @@ from PIL import Image
 from vq_jax import pictures, pipeline, plugins, weights
 from vq_jax.data import _loader, tokens
 from vq_jax.system import build_system
-from vq_jax.train import checkpoint, frozen, layout, loop, warm
+from vq_jax.train import checkpoint, frozen, layout, levels, loop, warm
 from vq_jax.train.log import Log, progress
 from vq_jax.train.request import Requests
 from vq_jax.train.sampling import (
@@ -197,9 +197,11 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   layout.check_batch(config["sample"]["batch"], mesh, "config.sample.batch")
   system = build_system(frozen.local_paths(config, workdir))
   prior = pipeline.build_prior(config["prior"])
-  chain = make_generator(config, system, prior, "trajectory")
+  make_generator(config, system, prior)  # Refuses before weights are read.
   requests = Requests(config, system)
-  _, params = load(config, workdir, mesh)
+  step, params = load(config, workdir, mesh)
+  config = levels.known(config, workdir, step, params)
+  chain = make_generator(config, system, prior, "trajectory")
   params = params | frozen.load(system)
   images = make_painter(config, workdir, mesh, system, prior, params)
   paint = make_paint(workdir, system.net.grid)
@@ -260,6 +262,7 @@ def evaluate(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Writes metrics.json and prints it."""
   step, params = load(config, workdir, mesh)
   local = frozen.local_paths(config, workdir)
+  local = levels.known(local, workdir, step, params)
   numbers = stage(config).measure(local, workdir, mesh, params)
   row = {"step": step, **numbers}
   weights.write_json(workdir / "metrics.json", row)

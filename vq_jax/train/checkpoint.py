@@ -125,6 +125,10 @@ class Store:
     """The newest saved step."""
     return self._manager.latest_step()
 
+  def best_step(self) -> int | None:
+    """The step of the best checkpoint; None if none was evaluated."""
+    return self._manager.best_step() if self.best else None
+
   def save(
     self, step: int, state: State, metrics: Mapping[str, float] | None = None
   ) -> None:
@@ -174,7 +178,7 @@ class Store:
       FileNotFoundError: there is no whole checkpoint.
       ValueError: it belongs to another config; names the tensor.
     """
-    step = self._manager.best_step() if self.best else None
+    step = self.best_step()
     step = self.latest() if step is None else step
     if step is None:
       raise FileNotFoundError(

@@ -50,10 +50,11 @@ def fit(
     steps: updates in all, earlier runs included.
     batch: images per update, over all hosts.
     seed: with the step, determines data order, noise and initialisation.
-    every: updates between `log`, `evaluate` and `save`.
+    every: updates between `log`, `evaluate` and `save`, and `patience`: after
+      that many evaluations without a better one training ends; 0 never ends it.
 
   Returns:
-    The state after `steps` updates, saved.
+    The state after `steps` updates, or fewer where patience ended, saved.
 
   Raises:
     FloatingPointError: a loss or gradient was not finite; names the step. The
@@ -64,6 +65,7 @@ def fit(
   """
   layout.check_batch(batch, mesh, "config.batch")
   plugins.call(check_every, every, "config.every")
+  check_patience(every, store)
   key_init, key_steps = jax.random.split(jax.random.key(seed))
   state, where = start(task, mesh, store, key_init)
   update = jax.jit(
@@ -72,6 +74,8 @@ def fit(
   batches = _loader.Shuffled(task.source, task.inputs, batch, seed)
   share = (jax.process_index(), jax.process_count())
   first = int(state.step)
+  if exhausted(every, store, first):
+    return state
   window = Window(batch)
   with jax.set_mesh(mesh), on_sigterm() as stop:
     bar = progress(range(first + 1, steps + 1), steps, "train", initial=first)
@@ -95,10 +99,12 @@ def fit(
         store.save(step, state, results)
       if stopping and step < steps:
         raise Stopped(f"Stopped at step {step}; the state is saved.")
+      if results and exhausted(every, store, step):
+        break
   return state
 
 
-def check_every(log: int, evaluate: int, save: int) -> None:
+def check_every(log: int, evaluate: int, save: int, patience: int = 0) -> None:
   """ValueError unless every period is at least one update."""
   periods = {"log": log, "evaluate": evaluate, "save": save}
   for name, period in periods.items():
@@ -106,6 +112,36 @@ def check_every(log: int, evaluate: int, save: int) -> None:
       raise ValueError(
         f"config.every.{name} is {period}; it counts updates, 1 or more."
       )
+
+
+def check_patience(every: Mapping[str, int], store: Store) -> None:
+  """ValueError unless patience, if there is any, can tell what is better."""
+  patience = every.get("patience", 0)
+  if patience < 0:
+    raise ValueError(
+      f"config.every.patience is {patience}; it counts evaluations, 0 or more."
+    )
+  if patience and (every["evaluate"] % every["save"] or not store.best):
+    raise ValueError(
+      "config.every.patience needs config.keep.best, and evaluations that are"
+      " saved: config.every.evaluate must be a multiple of config.every.save."
+    )
+
+
+def exhausted(every: Mapping[str, int], store: Store, step: int) -> bool:
+  """Whether the best checkpoint is `patience` evaluations old; says so.
+
+  The checkpoints are all it looks at, so that a resumed run ends where an
+  unbroken one does.
+  """
+  patience, best = every.get("patience", 0), store.best_step()
+  if not patience or best is None or step < best + patience * every["evaluate"]:
+    return False
+  print(
+    f"{store.best} has not improved in {patience} evaluations since step"
+    f" {best}: training ends at step {step}."
+  )
+  return True
 
 
 def agreed(stop: threading.Event, meeting: bool) -> bool:

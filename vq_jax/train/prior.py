@@ -236,11 +236,11 @@ def measure(
     numbers |= {f"{name}_{split}_{k}": v for k, v in found.items()}
   context = {"samples": section["count"], "sampler": config["sampler"]["name"]}
   context |= {key: section[key] for key in ("guidance", "temperature")}
-  return (
-    numbers
-    | context
-    | {f"sampler_{k}": v for k, v in config["sampler"].items() if k != "name"}
-  )
+  for key, value in config["sampler"].items():
+    if key != "name":  # A row of numbers and words has no lists.
+      told = str(value) if isinstance(value, (list, tuple)) else value
+      context[f"sampler_{key}"] = told
+  return numbers | context
 
 
 def _init(

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vq_jax import evaluate, pipeline, plugins
 from vq_jax.system import System, init_system
-from vq_jax.train import layout
+from vq_jax.train import layout, levels
 from vq_jax.train.log import progress
 from vq_jax.train.request import Requests
 from vq_jax.types import Array, Batch, Params
@@ -28,7 +28,7 @@ def make_generator(
   gives [b steps + 1 n]. A last argument `guidance` [b] replaces that of the
   config.
   """
-  draw = pipeline.build_sampler(config["sampler"], prior, what)
+  draw = pipeline.build_sampler(levels.sampler(config), prior, what)
   section = dict(config["sample"])
   key = jax.random.key(section.pop("seed"))
   fixed = section.pop("guidance", 0.0)
