@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 import toy
 from PIL import Image
-from test_stages import prior_task, smoke
 
 from configs import emoji32_vqgan, vq_diffusion_emoji_text
 from vq_jax import pipeline, weights
 from vq_jax.priors import absorbing, vq_diffusion
 from vq_jax.samplers import ancestral
-from vq_jax.train import actions, checkpoint, edit
+from vq_jax.train import actions, checkpoint, edit, prior
+from vq_jax.train.task import new_state
 from vq_jax.types import Model
 
 RNG = np.random.default_rng(0)
@@ -25,7 +26,7 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(
-  ("prior", "inverse"),
+  ("chain", "inverse"),
   [
     (absorbing.Prior(5), lambda share: share),
     (
@@ -36,12 +37,12 @@ RNG = np.random.default_rng(0)
     (vq_diffusion.Prior(5, schedule="mixture"), lambda share: share),
   ],
 )
-def test_the_chain_starts_at_the_time_that_has_lost_as_much(prior, inverse):
+def test_the_chain_starts_at_the_time_that_has_lost_as_much(chain, inverse):
   """By the inverse of each schedule, to the nearest of n times."""
   n = 64
   for free in (1, 16, 40, 63, 64):
-    known = jnp.where(jnp.arange(n) < free, prior.vocab_size, 0)
-    found = float(ancestral.level(prior, known[None]))
+    known = jnp.where(jnp.arange(n) < free, chain.vocab_size, 0)
+    found = float(ancestral.level(chain, known[None]))
     expected = inverse(free / n)
     assert abs(found - max(expected, 1 / n)) <= 1.01 / n + 0.02 * (free == 1)
 
@@ -49,7 +50,7 @@ def test_the_chain_starts_at_the_time_that_has_lost_as_much(prior, inverse):
 def test_the_net_is_told_the_share_that_it_sees_masked(key):
   """A model that says the time as a token: each is the time it was drawn at."""
   n, free, steps, k = 64, 16, 4, 129
-  prior = absorbing.Prior(k)
+  chain = absorbing.Prior(k)
 
   def denoise(z, t):
     told = jnp.round(t * (k - 1))[:, None]
@@ -58,7 +59,7 @@ def test_the_net_is_told_the_share_that_it_sees_masked(key):
 
   known = jnp.where(jnp.arange(n) < free, k, 0)[None]
   run = functools.partial(ancestral.trajectory, steps=steps, known=known)
-  states = jax.jit(lambda key: run(key, Model(denoise), prior, (200, n)))(key)
+  states = jax.jit(lambda key: run(key, Model(denoise), chain, (200, n)))(key)
   states = np.asarray(states)
   for i in range(steps):
     drawn = (states[i] == k) & (states[i + 1] != k)
@@ -111,27 +112,34 @@ def test_a_token_is_free_if_the_mask_touches_one_of_its_pixels():
 # --- A run: smoke sizes, 2 pixels a token, 8x8 tokens ---
 
 
+def draw(init, scale=0.4):
+  """Random weights of the shapes that `init` would make; nothing compiles."""
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  return jax.tree.map(
+    lambda x: RNG.normal(0.0, scale, x.shape).astype(x.dtype), shapes
+  )
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """(config, directory) of a prior over captions, never trained."""
-  path = tmp_path_factory.mktemp("edit")
-  task, config = prior_task(path / "tokens", vq_diffusion_emoji_text)
+  workdir = tmp_path_factory.mktemp("edit")
+  config = json.loads(vq_diffusion_emoji_text.get_config("smoke").to_json())
   config["sample"] |= {"count": 3, "batch": 2}
-  section = smoke(emoji32_vqgan)["tokenizer"]
+  section = emoji32_vqgan.get_config("smoke").tokenizer.to_dict()
   tokenizer = pipeline.build_tokenizer(section)
   init = functools.partial(pipeline.init_tokenizer, tokenizer)
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  draw = lambda x: RNG.normal(0.0, 0.4, x.shape).astype(x.dtype)  # noqa: E731
-  part = path / "tokens" / "tokenizer"
-  weights.save_part(part, section, jax.tree.map(draw, shapes))
-  workdir = path / "run"
+  weights.save_part(workdir / "tokenizer", section, draw(init))
   checkpoint.claim(workdir, config)
-  actions.adopt_tokenizer(config, workdir)
   store = actions.open_store(config, workdir)
-  state = jax.jit(task.init)(jax.random.key(0))
+  params = draw(prior.initial(config))
+  state = new_state(params, (), ())
   store.save(1, state, {config["keep"]["best"]: 1.0})
   store.close()
   return config, workdir
+
+
+THIRD = np.arange(18) < np.full((16, 1), 12)
 
 
 def picture(path, h, w, opaque=None, name="in.png"):
@@ -184,8 +192,8 @@ def test_a_mask_adds_to_what_is_transparent(tmp_path):
     ((16, 15), None, None, {}, "15 x 16 pixels; .* multiples of 2"),
     ((14, 16), None, None, {}, "at least 16 x 16"),
     ((16, 16), None, (16, 18), {}, "16 x 16 pixels, the mask 18 x 16"),
-    ((16, 18), np.eye(16, 18), None, {"caption": None}, "--caption=TEXT"),
-    ((16, 18), np.eye(16, 18), None, {"label": 3}, "0 classes"),
+    ((16, 18), THIRD, None, {"caption": None}, "--caption=TEXT"),
+    ((16, 18), THIRD, None, {"label": 3}, "0 classes"),
   ],
 )
 def test_what_cannot_be_edited_is_told(
