@@ -64,6 +64,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     guidance_ramp="constant",
     top_p=1.0,
     temperature=0.8,
+    canvas=(),  # (H, W) in tokens of larger images; empty is the net's grid.
+    stride=2,  # Tokens between the windows over a canvas.
+    windows=16,  # In one network call.
   )
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)

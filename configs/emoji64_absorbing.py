@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.optimizer.update(lr=5e-4, warmup_steps=1000)
   c.ema.decay = 0.9999
   c.sampler.steps = 256
-  c.sample.update(count=2048, guidance=1.0, temperature=1.0)
+  c.sample.update(count=2048, guidance=1.0, temperature=1.0, stride=4)
   c.every.update(log=100, evaluate=5000, save=5000)
   return c
 

@@ -74,6 +74,7 @@ def refused(command):
     ("--workdir=W --config.optimizer.decay=linear", "constant, cosine"),
     ("--workdir=W --mode=evaluate", "holds no run"),
     ("--workdir=W --mode=sample", "drawn from a prior"),
+    ("--workdir=W --mode=edit", "edited by a prior"),
     ("--workdir=W --mode=tokenize", "of a tokenizer"),
     ("--workdir=W train", "'train' was not understood"),
     ("--workdir=/proc/no", "/proc/no"),
@@ -88,7 +89,7 @@ def test_a_mistake_is_one_sentence(toys, refused, tmp_path, words, sentence):
 @pytest.mark.parametrize(
   ("words", "hint"),
   [
-    ("--mode=trian", "train|tokenize|sample|evaluate"),
+    ("--mode=trian", "train|tokenize|sample|edit|evaluate"),
     ("--wrokdir=x", "Did you mean: workdir"),
     ("--config.steps=many", "config.steps=many"),
   ],

@@ -3,6 +3,7 @@
 train     from the config to a trained run directory; the same command resumes
 tokenize  a trained tokenizer's tokens of its dataset, in <workdir>/tokens
 sample    PNGs, a grid and a film strip of a trained prior
+edit      variants of --image where --mask is white, or where it is transparent
 evaluate  metrics.json of a trained run
 benchmark time of the network and of the sampler around it, in benchmark.json
 """
@@ -19,12 +20,34 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vq_jax import plugins, weights
-from vq_jax.train import actions, benchmark, checkpoint, layout, loop
+from vq_jax.train import (
+  actions,
+  benchmark,
+  checkpoint,
+  edit,
+  layout,
+  loop,
+)
+
+
+def edit_image(config: dict, workdir: pathlib.Path, mesh: Any) -> None:
+  """--mode=edit, which has flags of its own."""
+  edit.edit(
+    config,
+    workdir,
+    mesh,
+    image=_IMAGE.value,
+    mask=_MASK.value,
+    caption=_CAPTION.value,
+    label=_LABEL.value,
+  )
+
 
 MODES: dict[str, Callable[..., None]] = {
   "train": actions.train,
   "tokenize": actions.tokenize,
   "sample": actions.sample,
+  "edit": edit_image,
   "evaluate": actions.evaluate,
   "benchmark": benchmark.benchmark,
 }
@@ -39,6 +62,16 @@ _DRY_RUN = flags.DEFINE_bool(
 )
 _TRACEBACK = flags.DEFINE_bool(
   "traceback", False, "Show where in the code a refused input was noticed."
+)
+_IMAGE = flags.DEFINE_string("image", None, "Of --mode=edit: the picture.")
+_MASK = flags.DEFINE_string(
+  "mask", None, "Of --mode=edit: a picture that is white where to paint."
+)
+_CAPTION = flags.DEFINE_string(
+  "caption", None, "Of --mode=edit: what the picture shall show."
+)
+_LABEL = flags.DEFINE_integer(
+  "label", None, "Of --mode=edit: the class the picture shall show."
 )
 _CONFIG = config_flags.DEFINE_config_file(
   "config",

@@ -6,7 +6,7 @@ sections into the modules they name.
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vq_jax import models, plugins, weights
+from vq_jax.ops import tiling
 from vq_jax.system import System, condition, make_model
 from vq_jax.types import Array, Key, Model, Params
 
@@ -104,6 +105,69 @@ def decode(
   return to_unit(images)
 
 
+def decode_tiled(
+  tokenizer: Any,
+  params: Params,
+  ids: Array,
+  grid: tuple[int, int],
+  *,
+  tile: Sequence[int] = (),
+  overlap: int | None = None,
+) -> Array:
+  """`decode` of a large grid, with the memory of one tile at a time.
+
+  Where two tiles overlap, the outer quarter of the overlap is dropped on either
+  side, and between them one fades into the other. Only what reaches farther
+  than that quarter differs from `decode`: attention, and the statistics of
+  norms, which are those of a tile.
+
+  Args:
+    tokenizer: a module with decode, factor and grid.
+    params: its weights.
+    ids: 0..K-1 [b n].
+    grid: (H, W) with H * W = n.
+    tile: (h, w) in tokens; empty is twice the training grid. A grid within one
+      tile is decoded as it is.
+    overlap: tokens that neighbours share; None is a quarter of the shorter side
+      of a tile.
+
+  Returns:
+    Images [b h w c] in [0, 1].
+
+  Raises:
+    ValueError: a tile that is none, or an overlap as large as a tile.
+  """
+  tile = tuple(tile) or tuple(2 * side for side in tokenizer.grid)
+  if len(tile) != 2 or min(tile) < 1:
+    raise ValueError(f"A tile is two numbers of tokens, not {tile}.")
+  tile = tuple(min(sides) for sides in zip(tile, grid, strict=True))
+  if tile == tuple(grid):
+    return decode(tokenizer, params, ids, grid)
+  overlap = min(tile) // 4 if overlap is None else overlap
+  if not 0 <= overlap < min(tile):
+    raise ValueError(f"Tiles of {tile} tokens cannot overlap by {overlap}.")
+  factor, b = tokenizer.factor, len(ids)
+  (rows, down), (columns, across) = (
+    tiling.fades(*sides, overlap, factor)
+    for sides in zip(grid, tile, strict=True)
+  )
+  ids = ids.reshape(b, *grid)
+
+  def add(total: Array, one: tuple[Array, ...]):
+    row, column, weight_row, weight_column = one
+    part = jax.lax.dynamic_slice(ids, (0, row, column), (b, *tile))
+    image = decode(tokenizer, params, part.reshape(b, -1), tile)
+    image *= weight_row[:, None, None] * weight_column[:, None]
+    at = (0, row * factor, column * factor, 0)
+    old = jax.lax.dynamic_slice(total, at, image.shape)
+    return jax.lax.dynamic_update_slice(total, old + image, at), None
+
+  i, j = np.indices((len(rows), len(columns))).reshape(2, -1)
+  blank = (b, *(side * factor for side in grid), tokenizer.image_channels)
+  tiles = (rows[i], columns[j], down[i], across[j])
+  return jax.lax.scan(add, jnp.zeros(blank), tiles)[0]
+
+
 def adapt(
   system: System,
   params: Params,
@@ -115,13 +179,20 @@ def adapt(
   top_p: float = 1.0,
   top_k: int | None = None,
   temperature: float = 1.0,
+  canvas: Sequence[int] = (),
+  stride: int | Sequence[int] | None = None,
+  windows: int = 16,
+  jitter: bool = False,
+  key: Key | None = None,
 ) -> Model:
-  """The model that is sampled: guided, then truncated, then tempered.
+  """The model that is sampled: guided, widened, truncated, then tempered.
 
-  A guidance of exactly 0.0 costs nothing: one network call of the batch.
+  A guidance of exactly 0.0 costs nothing: one network call of the batch. An
+  empty canvas is the training grid; `stride`, `windows` in a call and, with
+  jitter, the key are those of `models.widen`.
 
   Raises:
-    ValueError: guidance without a condition.
+    ValueError: guidance without a condition, or a canvas that cannot be.
   """
   net = system.net
   if isinstance(guidance, (int, float)) and not guidance:
@@ -142,6 +213,17 @@ def adapt(
       interval=guidance_interval,
       ramp=guidance_ramp,
     )
+  if canvas:
+    if getattr(net, "causal", False):
+      raise ValueError("A causal net has no windows over a larger canvas.")
+    model = models.widen(
+      model,
+      canvas=tuple(canvas),
+      window=tuple(net.grid),
+      stride=stride,
+      chunk=windows,
+      key=key if jitter else None,
+    )
   model = models.truncate(model, top_p=top_p, top_k=top_k)
   return models.temper(model, temperature)
 
@@ -156,6 +238,8 @@ def generate(
   prior: Any,
   draw: Draw,
   guidance: float | Array = 0.0,
+  canvas: Sequence[int] = (),
+  known: Array | None = None,
   **transforms: Any,
 ) -> Array:
   """Draws image `indices[i]` of the run that `key` stands for.
@@ -172,13 +256,15 @@ def generate(
     prior: whose chain is run.
     draw: from `build_sampler`.
     guidance: one scale, or one for each image [b].
+    canvas: (H, W) in tokens, n = H * W; empty is the training grid.
+    known: ids [n] that all images share, with K where they are free.
     **transforms: of `adapt`.
 
   Returns:
     What `draw` returns, with the batch axis of its single images replaced by b.
   """
-  n = int(np.prod(system.net.grid))
-
+  n = int(np.prod(canvas or system.net.grid))
+  transforms |= {"canvas": canvas, "key": key}
   each = guidance if jnp.ndim(guidance) else None
 
   def one(
@@ -187,7 +273,8 @@ def generate(
     request = jax.tree.map(lambda x: x[None], request)
     scale = guidance if scale is None else scale
     model = adapt(system, params, request, guidance=scale, **transforms)
-    return draw(jax.random.fold_in(key, index), model, prior, (1, n))
+    own = jax.random.fold_in(key, index)
+    return draw(own, model, prior, (1, n), known=known)
 
   ids = jax.vmap(one)(indices, dict(requests), each)  # [b .. 1 n]
   return jnp.squeeze(ids, -2)

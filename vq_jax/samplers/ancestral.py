@@ -12,6 +12,18 @@ from vq_jax.types import Array, Key, Model
 NEEDS = ("start", "reverse", "finish")
 
 
+def level(prior: Any, known: Array) -> Array:
+  """The time, out of n, when the prior has lost the share that is free.
+
+  known: ids [.. n], with `prior.vocab_size` where free -> scalar in (0, 1].
+  """
+  free = jnp.mean(known == prior.vocab_size)
+  n = known.shape[-1]
+  times = jnp.arange(1, n + 1) / n
+  lost = 1.0 - prior.kernel(times).keep
+  return times[jnp.argmin(jnp.abs(lost - free))]
+
+
 def run(
   key: Key,
   model: Model,
@@ -21,7 +33,11 @@ def run(
   steps: int,
   known: Array | None = None,
 ) -> Run:
-  """Draws ids from the chain down the grid 1 = t_0 > ... > t_steps = 0.
+  """Draws ids from the chain down the grid t_0 > ... > t_steps = 0.
+
+  It starts at t_0 = 1, or, where ids are known, at the time when as many are
+  lost as are free (arXiv:2111.12701, section 4.5): the network is
+  told no more noise than it sees.
 
   Args:
     key: one key for the whole batch.
@@ -29,7 +45,8 @@ def run(
     prior: has the methods in `NEEDS`.
     shape: (b, n).
     steps: network calls; any number, whatever the prior was trained with.
-    known: ids [b n] that must not change, with `prior.vocab_size` where free.
+    known: ids [b n] that must not change, with `prior.vocab_size` where free;
+      the start is that of the mean over the batch.
 
   Returns:
     ids [b n] in 0..K-1 from `sample`, states [steps + 1, b n] from
@@ -40,6 +57,8 @@ def run(
   """
   key_start, key_steps = jax.random.split(key)
   times = schedules.uniform_grid(steps)
+  if known is not None:
+    times *= level(prior, known)
 
   def hold(z: Array) -> Array:
     if known is None:

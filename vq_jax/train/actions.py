@@ -21,6 +21,7 @@ from vq_jax.train.log import Log, progress
 from vq_jax.train.request import Requests
 from vq_jax.train.sampling import (
   ask,
+  canvas,
   make_generator,
   make_paint,
   make_painter,
@@ -204,7 +205,7 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   chain = make_generator(config, system, prior, "trajectory")
   params = params | frozen.load(system)
   images = make_painter(config, workdir, mesh, system, prior, params)
-  paint = make_paint(workdir, system.net.grid)
+  paint = make_paint(workdir / "tokenizer", config, system)
 
   folder = workdir / "samples"
   folder.mkdir(exist_ok=True)
@@ -218,7 +219,7 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   save_picture(workdir / "samples.png", pictures.grid(np.stack(shown), 16))
   states = chain(params, *ask(requests, np.arange(size), mesh))
   states = np.asarray(states)[:ACTORS]
-  picture = film(states, prior, system.net.grid, paint)
+  picture = film(states, prior, canvas(config, system), paint)
   save_picture(workdir / "film.png", picture)
   if system.net.labels or system.text:
     run = make_generator(config, system, prior)

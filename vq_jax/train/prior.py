@@ -25,6 +25,7 @@ from vq_jax.train.request import Requests, Worded, asked, read_tokens
 from vq_jax.train.sampling import (
   check_sampling,
   make_generator,
+  make_paint,
   make_painter,
 )
 from vq_jax.train.task import State, Task, apply_gradients, new_state
@@ -177,7 +178,7 @@ def bound(
 def make_picture(config: Config, system: System, prior: Any):
   """State -> a grid of samples, always of the same seeds."""
   directory = pathlib.Path(config["data"]["path"]) / "tokenizer"
-  tokenizer, weights = pipeline.load_tokenizer(directory)
+  paint = make_paint(directory, config, system)
   run = make_generator(config, system, prior)
   index = np.arange(SHOWN)
   request = Requests(config, system)(index)
@@ -185,8 +186,7 @@ def make_picture(config: Config, system: System, prior: Any):
   def draw(state: State) -> np.ndarray:
     params = state.ema | state.extra["frozen"]
     ids = run(params, index, request)
-    images = pipeline.decode(tokenizer, weights, ids, system.net.grid)
-    return pictures.grid(pipeline.to_uint8(images), columns=16)
+    return pictures.grid(pipeline.to_uint8(paint(ids)), columns=16)
 
   return draw
 

@@ -25,21 +25,25 @@ def make_generator(
   """(params, image numbers [b], requests) -> ids [b n], compiled once.
 
   `what` is a function of the sampler's module: "sample" or "trajectory", which
-  gives [b steps + 1 n]. A last argument `guidance` [b] replaces that of the
-  config.
+  gives [b steps + 1 n]. `guidance` [b] replaces that of the config; `known` [n]
+  holds ids that must not change, with K where all is free.
   """
   draw = pipeline.build_sampler(levels.sampler(config), prior, what)
   section = dict(config["sample"])
   key = jax.random.key(section.pop("seed"))
   fixed = section.pop("guidance", 0.0)
-  for name in ("count", "batch", "captions", "split"):
+  for name in ("count", "batch", "captions", "split", "tile"):
     section.pop(name, None)
-  given = ("system", "params", "request")
+  given = ("system", "params", "request", "key")
   plugins.check(pipeline.adapt, section, "config.sample", given)
 
   @jax.jit
   def run(
-    params: Params, index: Array, requests: Batch, guidance: Array | None = None
+    params: Params,
+    index: Array,
+    requests: Batch,
+    guidance: Array | None = None,
+    known: Array | None = None,
   ) -> Array:
     return pipeline.generate(
       key,
@@ -50,6 +54,7 @@ def make_generator(
       params=params,
       prior=prior,
       draw=draw,
+      known=known,
       **section,
     )
 
@@ -75,10 +80,20 @@ def ask(
   return rows.pop("index"), rows
 
 
-def make_paint(workdir: pathlib.Path, grid: tuple[int, int]):
-  """ids [b n] -> images [b h w c] in [0, 1], by the tokenizer of a run."""
-  tokenizer, weights = pipeline.load_tokenizer(workdir / "tokenizer")
-  return jax.jit(lambda ids: pipeline.decode(tokenizer, weights, ids, grid))
+def canvas(config: Config, system: System) -> tuple[int, int]:
+  """(H, W) in tokens of what is drawn: config.sample.canvas or the grid."""
+  return tuple(config["sample"].get("canvas") or system.net.grid)
+
+
+def make_paint(directory: pathlib.Path, config: Config, system: System):
+  """ids [b n] -> images [b h w c] in [0, 1], by an exported tokenizer."""
+  tokenizer, weights = pipeline.load_tokenizer(directory)
+  grid, tile = canvas(config, system), config["sample"].get("tile", ())
+
+  def paint(ids: Array) -> Array:
+    return pipeline.decode_tiled(tokenizer, weights, ids, grid, tile=tile)
+
+  return jax.jit(paint)
 
 
 def make_painter(
@@ -88,15 +103,19 @@ def make_painter(
   system: System,
   prior: Any,
   params: Params,
+  known: np.ndarray | None = None,
 ):
   """(requests, count) -> batches of samples, with captions if there are any."""
   run = make_generator(config, system, prior)
-  paint = make_paint(workdir, system.net.grid)
+  paint = make_paint(workdir / "tokenizer", config, system)
   size = config["sample"]["batch"]
+
+  def draw(requests: Requests, index: np.ndarray) -> Array:
+    return run(params, *ask(requests, index, mesh), known=known)
 
   def images(requests: Requests, count: int) -> Iterator[dict]:
     batches = evaluate.samples(
-      lambda index: run(params, *ask(requests, index, mesh)), paint, count, size
+      functools.partial(draw, requests), paint, count, size
     )
     for batch in progress(
       batches, -(-count // size), f"sample, {size} at a time"
