@@ -215,7 +215,10 @@ def adapt(
     )
   if canvas:
     if getattr(net, "causal", False):
-      raise ValueError("A causal net has no windows over a larger canvas.")
+      raise ValueError(
+        "A causal net reads from the first token on and has no windows over a"
+        " larger canvas; leave config.sample.canvas out."
+      )
     model = models.widen(
       model,
       canvas=tuple(canvas),

@@ -58,7 +58,7 @@ def edit(
   tokenizer, weights = pipeline.load_tokenizer(workdir / "tokenizer")
   factor = tokenizer.factor
   grid = check(pixels, change, system.net.grid, factor)
-  config = asked(config, system, grid, caption)
+  config = narrow(config, system, grid, caption)
   requests = Requests(config, system)
   if label is not None:
     requests.labels = (check_label(system, label),)
@@ -124,7 +124,7 @@ def check(
   return h // factor, w // factor
 
 
-def asked(
+def narrow(
   config: Config, system: System, grid: tuple[int, int], caption: str | None
 ) -> Config:
   """The config that draws this size, with this caption."""
