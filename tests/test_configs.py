@@ -52,8 +52,8 @@ def points(name, arg=""):
 
 
 def check_vqgan(config):
-  tokenizer = pipeline.build_tokenizer(config["tokenizer"])
-  vqgan.make_loss(tokenizer, **{**config["loss"], "lpips_weights": ""})
+  pipeline.build_tokenizer(config["tokenizer"])
+  vqgan.make_loss(**{**config["loss"], "lpips_weights": ""})
   source = plugins.resolve("data", config["data"]["name"]).source
   section = {k: v for k, v in config["data"].items() if k != "name"}
   plugins.check(source, section, "config.data", ("split",))
