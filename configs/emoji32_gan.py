@@ -16,12 +16,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """emoji32_vqgan and a discriminator, with all that the paper adds."""
   c = emoji32_vqgan.get_config(arg)
   smoke = arg == "smoke"
-  # What is deceived is the eye: the absolute error leaves it more to do. As in
-  # the paper the tokenizer gets a while of its own.
-  c.loss.update(l1=1.0, l2=1.0)
   c.adversarial = dict(
     loss="hinge",
-    start=4 if smoke else 300,
+    start=4 if smoke else 300,  # As in the paper, a while of its own.
     lambda_max=1.0,
     factor=1.0,
     layers=1 if smoke else 2,
@@ -33,6 +30,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.discriminator_optimizer = dict(
     lr=1e-3, warmup_steps=0, decay="constant", b1=0.5, b2=0.99, clip_norm=1.0
   )
+  # The newest: pixels are reconstructed best before the discriminator starts.
+  c.keep.best = ""
   return c
 
 

@@ -5,6 +5,7 @@ official implementations around the start of the discriminator; LPIPS was
 replaced by a squared error of 2x2 means in those runs.
 """
 
+import dataclasses
 import functools
 import re
 
@@ -307,3 +308,69 @@ def test_the_decoder_is_passed_through_once(tiny):
 
 def compiled(function, *args):
   return jax.jit(function).lower(*args).compile().as_text()
+
+
+def test_a_discriminator_waits_for_its_start(tiny):
+  """Its verdicts move its statistics; its weights wait, and lambda is 0."""
+  params, (network, objective, _), (adversary, rival, images) = tiny
+  adversary = dataclasses.replace(adversary, start=3)
+  transform = optax.with_extra_args_support(optax.adam(1e-2))
+  game = _adversary.Game(adversary, transform)
+  rival = _adversary.Rival(*rival, transform.init(rival[0]))
+
+  @functools.partial(jax.jit, compiler_options=ONCE)
+  def play(step):
+    return _adversary.play(
+      game, network, objective, params, rival, images, jax.random.key(2), step
+    )
+
+  plain = jax.jit(
+    lambda p: stage._gradients(network, objective, p)[0], compiler_options=ONCE
+  )(params)
+  for step, started in ((2, False), (3, True)):
+    grads, metrics, _, after = play(step)
+    same = jax.tree.map(np.array_equal, after, rival)
+    assert jax.tree.all(same.params) != started
+    assert jax.tree.all(same.optimizer) != started
+    assert not jax.tree.all(same.statistics)
+    assert (metrics["lambda"] > 0.0) == started
+    assert np.isfinite(metrics["d_loss"]) == started
+    near = jax.tree.map(
+      lambda a, b: np.allclose(a, b, 1e-3, 1e-6), grads, plain
+    )
+    assert jax.tree.all(near) != started
+
+
+def config_of(**adversarial):
+  return {
+    "steps": 4,
+    "adversarial": adversarial,
+    "discriminator_optimizer": {"lr": 1e-3},
+  }
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (dict(lamda_max=1.0), r"config\.adversarial has no key 'lamda_max'.*'lamb"),
+    (dict(loss="hing"), r"config\.adversarial\.loss is 'hing'.*'hinge'"),
+    (dict(augment=["color"]), r"augment is 'color'.*'colour'"),
+    (dict(norm="group"), r"norm is 'group'.*batch"),
+    (dict(start=-1), r"config\.adversarial\.start is -1; 0 or more"),
+    (dict(layers=0), r"config\.adversarial\.layers is 0; 1 or more"),
+  ],
+)
+def test_a_wrong_section_is_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    _adversary.make_game(config_of(**changes))
+
+
+def test_the_sections_of_a_discriminator_need_each_other():
+  assert _adversary.make_game({"steps": 4, "adversarial": None}) is None
+  alone = config_of()
+  del alone["discriminator_optimizer"]
+  with pytest.raises(ValueError, match=r"needs config\.discriminator_optimize"):
+    _adversary.make_game(alone)
+  alone = {**config_of(), "adversarial": None}
+  with pytest.raises(ValueError, match="trains nothing"):
+    _adversary.make_game(alone)
