@@ -12,6 +12,7 @@ import pytest
 from vq_jax import pipeline, plugins
 from vq_jax.system import build_system
 from vq_jax.train import (
+  _adversary,
   actions,
   checkpoint,
   layout,
@@ -52,13 +53,15 @@ def points(name, arg=""):
 
 
 def check_vqgan(config):
-  tokenizer = pipeline.build_tokenizer(config["tokenizer"])
-  vqgan.make_loss(tokenizer, **{**config["loss"], "lpips_weights": ""})
+  pipeline.build_tokenizer(config["tokenizer"])
+  vqgan.make_loss(**{**config["loss"], "lpips_weights": ""})
   source = plugins.resolve("data", config["data"]["name"]).source
   section = {k: v for k, v in config["data"].items() if k != "name"}
   plugins.check(source, section, "config.data", ("split",))
   assert set(config["splits"]) >= {"train", "validation"}
   assert config["tokenizer"]["image_size"] == config["data"]["size"]
+  game = _adversary.make_game(config)
+  assert (game is None) == ("adversarial" not in config)
 
 
 def check_prior(config):
@@ -132,6 +135,33 @@ def test_published_systems_have_their_published_sizes(arg, size):
   assert check(resolved("vq_diffusion", arg)) == size
 
 
+UNUSED = 2_348_928 + 147_971  # 1x1 convolutions, and a head for likelihoods.
+
+
+@pytest.mark.parametrize(
+  ("arg", "size"),
+  [
+    ("ffhq", 65_779_974 - UNUSED),
+    ("churches", 65_779_974 - UNUSED),
+    ("bedroom", 65_779_974 - UNUSED),
+    ("imagenet_f16_1024", 72_141_699),
+    ("imagenet_f16_16384", 76_073_859),
+    ("openimages_f8", 68_995_971),
+  ],
+)
+def test_published_tokenizers_have_their_published_sizes(arg, size):
+  config = resolved("vqgan", arg)
+  assert check(config) == size
+  game = _adversary.make_game(config)
+  rival = jax.eval_shape(
+    lambda key: _adversary.new_rival(game, (256, 256, 3), key),
+    jax.random.key(0),
+  )
+  sizes = {3: 2_765_633, 2: 663_361}
+  found = sum(leaf.size for leaf in jax.tree.leaves(rival.params))
+  assert found == sizes[config["adversarial"]["layers"]]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_names_existing_keys_and_every_point_builds(name):
   for overrides, config in points(name):
@@ -140,7 +170,7 @@ def test_a_sweep_names_existing_keys_and_every_point_builds(name):
       node = config
       for part in key.split("."):
         node = node[part]
-      assert node == value
+      assert node == json.loads(json.dumps(value))
 
 
 @pytest.mark.parametrize("name", NAMES)

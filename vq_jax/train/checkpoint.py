@@ -27,6 +27,7 @@ FREE = (
   "mesh",
   "steps",
   "optimizer",
+  "discriminator_optimizer",
   "splits",
 )
 

@@ -1,4 +1,4 @@
-"""Stage 1: the tokenizer, trained for reconstruction and commitment."""
+"""Stage 1: the tokenizer, trained to reconstruct, to commit, and to deceive."""
 
 import functools
 import pathlib
@@ -15,7 +15,7 @@ from vq_jax import evaluate, pictures, pipeline, plugins
 from vq_jax.data import _loader
 from vq_jax.features import lpips
 from vq_jax.tokenizer import losses, quantize
-from vq_jax.train import optimizer
+from vq_jax.train import _adversary, optimizer
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Params
 
@@ -42,10 +42,11 @@ def make_task(config: Config) -> Task:
     plugins.build("data", "source", config["data"], "config.data", split)
     for split in ("train", "validation")
   )
-  loss = make_loss(tokenizer, **config["loss"])
+  objective = make_loss(**config["loss"])
+  game = _adversary.make_game(config)
   return Task(
-    init=lambda key: _init(tokenizer, transform, key),
-    update=make_update(tokenizer, transform, loss, config),
+    init=lambda key: _init(tokenizer, transform, game, key),
+    update=make_update(tokenizer, transform, objective, config, game),
     source=train,
     inputs=("image",),
     evaluate=lambda state: _evaluate(tokenizer, config, validation, state),
@@ -55,11 +56,10 @@ def make_task(config: Config) -> Task:
   )
 
 
-def make_loss(tokenizer: Any, *, lpips_weights: str = "", **terms: float):
-  """(params, images [b h w c] in [-1, 1], key) -> (scalar, (metrics, codes)).
+def make_loss(*, lpips_weights: str = "", **terms: float):
+  """(images, outputs [b h w c] in [-1, 1], codes) -> (scalar, metrics).
 
   Args:
-    tokenizer: a Linen tokenizer.
     lpips_weights: file with LPIPS weights; empty trains on pixels alone.
     **terms: weights of `losses.stage_one`.
 
@@ -71,47 +71,61 @@ def make_loss(tokenizer: Any, *, lpips_weights: str = "", **terms: float):
     frozen = lpips.load(lpips_weights)
     perceptual = lambda x, y: lpips.distance(frozen, x, y)  # noqa: E731
   legal = ("l1", "l2", "perceptual_weight", "commitment", "codebook")
+  legal += ("vq_weight", "kl_weight")
   for name in terms:
-    if name not in (*legal, "vq_weight"):
+    if name not in legal:
       raise ValueError(plugins.unknown(name, legal, "config.loss has no key"))
 
-  def loss(params: Params, images: Array, key: Key) -> tuple[Array, tuple]:
-    outputs, codes = tokenizer.apply(
-      {"params": params}, images, train=True, rngs={"dropout": key}
-    )
-    total, metrics = losses.stage_one(
+  def objective(
+    images: Array, outputs: Array, codes: Any
+  ) -> tuple[Array, Metrics]:
+    return losses.stage_one(
       images,
       outputs,
       codes.latents,
       codes.quantized,
+      kl=codes.kl,
       perceptual=perceptual,
       **terms,
     )
-    return total, (metrics, codes)
 
-  return loss
+  return objective
 
 
 def make_update(
   tokenizer: Any,
   transform: optax.GradientTransformation,
-  loss: Any,
+  objective: Any,
   config: Config,
+  game: _adversary.Game | None = None,
 ):
-  """(state, batch, key) -> (state, metrics), pure."""
+  """(state, batch, key) -> (state, metrics), pure.
+
+  State.extra is the idle counts [K]; with a game, (idle counts, `Rival`).
+  """
   size = tokenizer.vocab_size
   patience = config["revive_after"]
 
   def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    key_flip, key_drop, key_revive = jax.random.split(key, 3)
+    key_flip, key_drop, key_revive, key_game = jax.random.split(key, 4)
     images = pipeline.to_float(batch["image"])
     if config["flip"]:
       images = flip(key_flip, images)
-    (value, (metrics, codes)), grads = jax.value_and_grad(loss, has_aux=True)(
-      state.params, images, key_drop
-    )
-    params, moments = apply_gradients(transform, grads, value, state)
-    idle = state.extra
+
+    def network(params: Params) -> tuple[Array, Any]:
+      # The one place that says what noise there is in training.
+      rngs = {"dropout": key_drop}
+      return tokenizer.apply({"params": params}, images, train=True, rngs=rngs)
+
+    parts = network, functools.partial(objective, images), state.params
+    idle, rival = state.extra if game else (state.extra, None)
+    if game:
+      grads, metrics, codes, rival = _adversary.play(
+        game, *parts, rival, images, key_game, state.step
+      )
+    else:
+      grads, metrics, codes = _gradients(*parts)
+    params, moments = apply_gradients(transform, grads, metrics["loss"], state)
     old = state.ema
     if patience:
       params, idle, revived = _revive(key_revive, params, idle, codes, patience)
@@ -119,16 +133,30 @@ def make_update(
       old = _adopt(old, params, revived)
     counts = quantize.histogram(codes.ids, size)
     metrics |= {
-      "grad_norm": optax.tree.norm(grads),
       "codebook_usage": quantize.usage(counts),
       "codebook_perplexity": quantize.perplexity(counts),
     }
     step = state.step + 1
     ema = optimizer.average(old, params, step, **config["ema"])
-    new = State(step, state.ok, params, ema, moments, idle)
+    extra = (idle, rival) if game else idle
+    new = State(step, state.ok, params, ema, moments, extra)
     return new, metrics
 
   return update
+
+
+def _gradients(
+  network: Any, objective: Any, params: Params
+) -> tuple[Params, Metrics, Any]:
+  """Gradients, metrics and codes without a discriminator."""
+
+  def loss(params: Params) -> tuple[Array, tuple]:
+    outputs, codes = network(params)
+    total, metrics = objective(outputs, codes)
+    return total, (metrics, codes)
+
+  grads, (metrics, codes) = jax.grad(loss, has_aux=True)(params)
+  return grads, {**metrics, "grad_norm": optax.tree.norm(grads)}, codes
 
 
 def flip(key: Key, images: Array) -> Array:
@@ -201,10 +229,17 @@ def measure(
   return numbers
 
 
-def _init(tokenizer: Any, transform: Any, key: Key) -> State:
+def _init(
+  tokenizer: Any, transform: Any, game: _adversary.Game | None, key: Key
+) -> State:
   params = pipeline.init_tokenizer(tokenizer, key)
   idle = jnp.zeros(tokenizer.vocab_size, jnp.int32)
-  return new_state(params, transform.init(params), idle)
+  if game is None:
+    return new_state(params, transform.init(params), idle)
+  side = tokenizer.image_size
+  shape = (side, side, tokenizer.image_channels)
+  rival = _adversary.new_rival(game, shape, jax.random.fold_in(key, 1))
+  return new_state(params, transform.init(params), (idle, rival))
 
 
 def _evaluate(
