@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import math
 import pathlib
 
@@ -9,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
+from configs import emoji32_autoregressive
 from vq_jax import models, pipeline
 from vq_jax.convert import unleashing
 from vq_jax.nets.transformer import Net
 from vq_jax.priors import absorbing, autoregressive
 from vq_jax.samplers import autoregressive as sampler
 from vq_jax.system import System, make_model
+from vq_jax.train import benchmark
 from vq_jax.types import Cached, Condition, Model
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -297,6 +301,18 @@ def test_wrong_pairs_are_refused_before_they_run():
   with pytest.raises(ValueError, match="causal=True"):
     jax.eval_shape(lambda: net.apply({}, *args, index=0))
   assert make_model(net, {}, Condition()).cached is None
+
+
+def test_a_step_is_what_is_timed(tmp_path):
+  """The step of a cache beside the sampler's, which has no `steps`."""
+  config = emoji32_autoregressive.get_config("smoke")
+  config = json.loads(config.to_json())
+  benchmark.benchmark(config, tmp_path, toy.one_device())
+  row = json.loads((tmp_path / "benchmark.json").read_text())
+  assert row["images"] == 8 and row["tokens"] == math.prod(
+    config["net"]["grid"]
+  )
+  assert row["network_seconds"] > 0 and math.isfinite(row["step_seconds"])
 
 
 def test_a_model_without_a_cache_is_changed_without_one():

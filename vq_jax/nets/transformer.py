@@ -177,29 +177,24 @@ class Net(nn.Module):
     Raises:
       ValueError: a shape, or a missing or superfluous input.
     """
-    self._check_inputs(z, t, cond, index)
+    self._check_inputs(z, t, cond, index is not None)
     places = POSITIONS[self.position](self)
     if index is not None:
       places = jnp.take(places, index, axis=0)
     x = self._embed(z, index) + places
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = self._blocks(
-      x.astype(self.dtype), self._signal(t, cond), cond, train, index
-    )
+    x = x.astype(self.dtype)
+    x = self._blocks(x, self._signal(t, cond), cond, train, index)
     x = _block.layer_norm(name="norm")(x)
     head = _block.Dense(self.vocab_size, self.head_bias, name="head")
     return head(x)
 
   def _check_inputs(
-    self,
-    z: Array,
-    t: Array | None,
-    cond: Condition,
-    index: Array | int | None,
+    self, z: Array, t: Array | None, cond: Condition, one: bool
   ) -> None:
-    if index is not None and not self.causal:
+    if one and not self.causal:
       raise ValueError("Only a causal net goes token by token: causal=True.")
-    n = math.prod(self.grid) if index is None else 1
+    n = 1 if one else math.prod(self.grid)
     tail = (n, self.code_dim) if self.code_dim else (n,)
     kind = jnp.floating if self.code_dim else jnp.integer
     if z.shape[1:] != tail or not jnp.issubdtype(z.dtype, kind):
