@@ -12,6 +12,7 @@ from PIL import Image
 
 from configs import (
   emoji32_absorbing,
+  emoji32_autoregressive,
   emoji32_gan,
   emoji32_vqgan,
   vq_diffusion_emoji_class,
@@ -180,6 +181,20 @@ def test_a_stage_reports_what_it_promises(stage, tmp_path):
   for name in task.pictures:
     with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
       assert min(picture.size) > 16
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_only_an_autoregressive_prior_has_a_causal_net(causal, tmp_path):
+  module = emoji32_autoregressive if causal else emoji32_absorbing
+  with pytest.raises(ValueError, match=f"needs a net with causal={causal}"):
+    prior_task(tmp_path / "wrong", module, net={"causal": not causal})
+  task, _ = prior_task(tmp_path / "right", module)
+  state = jax.eval_shape(task.init, jax.random.key(0))
+  example = {key: task.source[0][key] for key in task.inputs}
+  batch = jax.tree.map(lambda x: np.stack([x] * 8), example)
+  after, metrics = jax.eval_shape(task.update, state, batch, jax.random.key(0))
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+  assert {"loss", "bits_per_token"} <= set(metrics)
 
 
 @pytest.mark.parametrize(

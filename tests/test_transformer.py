@@ -163,7 +163,7 @@ def test_scan_is_a_loop_over_blocks():
   x = p["tokens"]["embedding"][z] + p["positions"]
   for i in range(3):
     layer = jax.tree.map(lambda leaf, i=i: leaf[i], p["blocks"])
-    x, _ = block({"params": layer}, x, None, None, None)
+    x, _ = block({"params": layer}, x, None, None, None, None)
   x = np.asarray(x, np.float64)
   x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1) + 1e-5)[..., None]
   x = x * p["norm"]["scale"] + p["norm"]["bias"]
@@ -248,6 +248,7 @@ def test_starts_nearly_uniform_in_either_compute_type():
     ({"time": "learned"}, "no time 'learned'.*sinusoidal"),
     ({"heads": 3}, "3 heads do not divide width 8"),
     ({"causal": True, "mlp": "conv"}, "look ahead"),
+    ({"causal": True, "time": "learnt"}, "has no time"),
     ({"causal": True, "code_dim": 4}, "reads ids"),
     ({"position_grid": (4, 4)}, "row_column"),
     ({"position": "row_column", "position_grid": (1, 3)}, "position_grid"),

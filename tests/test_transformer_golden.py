@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 
 from vq_jax import plugins
-from vq_jax.convert import _keys, vq_diffusion
+from vq_jax.convert import _keys, unleashing, vq_diffusion
 from vq_jax.nets import _block
 from vq_jax.nets.transformer import Net
 from vq_jax.types import Condition
@@ -56,31 +56,12 @@ PRESETS = {
   "lcmd_imagenet_null": (dict(LCMD_IMAGENET, null_label=True), 246_430_976),
 }
 
-BLOCK = r"blocks\.(?P<layer>\d+)\."
-END = r"\.(weight|bias)"
-UNLEASHING_RULES = (
-  (r"tok_emb\.weight", "tokens/embedding"),
-  (r"pos_emb", "positions"),
-  (r"start_tok", "start"),
-  (rf"ln_f{END}", r"norm/\1"),
-  (rf"head{END}", r"head/\1"),
-  (rf"{BLOCK}ln1{END}", r"blocks/attention_norm/norm/\2"),
-  (rf"{BLOCK}ln2{END}", r"blocks/mlp_norm/norm/\2"),
-  (rf"{BLOCK}attn\.(query|key|value){END}", r"blocks/attention/\2/\3"),
-  (rf"{BLOCK}attn\.proj{END}", r"blocks/attention/out/\2"),
-  (rf"{BLOCK}mlp\.0{END}", r"blocks/mlp/up/\2"),
-  (rf"{BLOCK}mlp\.2{END}", r"blocks/mlp/down/\2"),
-)
-UNLEASHING_DROPS = {"causal mask": r"blocks\.\d+\.attn\.mask"}
-
 
 def load(case):
-  """Arrays and the official weights; leading axes of size one are dropped."""
+  """Arrays and the official weights."""
   data = dict(np.load(GOLDEN / f"{case}.npz"))
   with np.load(GOLDEN / f"{case}.weights.npz") as file:
     weights = {k: v.astype(np.float32) for k, v in file.items()}
-  for key in {"pos_emb", "start_tok"} & weights.keys():
-    weights[key] = np.squeeze(weights[key])
   return data, weights
 
 
@@ -113,15 +94,12 @@ def test_official_logits_and_gradients(case):
   )
   args = (data["x"], t, cond)
   if case.startswith("ul"):
-    rules, drops = UNLEASHING_RULES, dict(UNLEASHING_DROPS)
-    if not net.causal:
-      drops["start token of the autoregressive variant"] = "start_tok"
-    wanted = jax.eval_shape(net.init, jax.random.key(0), *args)["params"]
-    params = _keys.tree(weights, rules, drops, wanted, case)
+    rules = unleashing.CAUSAL_RULES
+    section, params = unleashing.transformer(weights, heads=4)
   else:
-    rules, drops = vq_diffusion.RULES, vq_diffusion.DROPS
+    rules = vq_diffusion.RULES
     section, params = vq_diffusion.transformer(weights, grid=(4, 4), heads=4)
-    assert plugins.build("nets", "Net", section, case) == net.clone(remat=True)
+  assert plugins.build("nets", "Net", section, case) == net.clone(remat=True)
   # The official diffusion nets put the class in front of the position.
   order = (0, 1, 2) if case.startswith("ul") else (0, 2, 1)
   logits, cotangent = (

@@ -5,12 +5,45 @@ temperature. The last two follow guidance in arXiv:2205.16007, and the windows
 in the released code of arXiv:2111.12701.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from vq_jax import plugins
 from vq_jax.ops import tiling
-from vq_jax.types import NEVER, Array, Key, Model
+from vq_jax.types import NEVER, Array, Cached, Key, Model
+
+
+def change(
+  model: Model, say: Callable[[Array, Array], Array], copies: int = 1
+) -> Model:
+  """Puts `say` behind all that a model says, with a cache or without.
+
+  Args:
+    model: over a batch of copies * b.
+    say: (log p [copies * b .. K], t [b]) -> log p [b .. K].
+    copies: how often the model sees every image of the batch.
+
+  Returns:
+    A model over a batch of b.
+  """
+
+  def many(x: Array) -> Array:
+    return jnp.concatenate([x] * copies)
+
+  def denoise(z: Array, t: Array) -> Array:
+    return say(model.denoise(many(z), many(t)), t)
+
+  def start(b: int):
+    return model.cached.start(copies * b)
+
+  def step(cache, token: Array, i: Array, t: Array):
+    log_probs, cache = model.cached.step(cache, many(token), i, many(t))
+    return say(log_probs, t), cache
+
+  cached = model.cached and Cached(start, step)
+  return model._replace(denoise=denoise, cached=cached)
 
 
 def temper(model: Model, temperature: float) -> Model:
@@ -24,10 +57,7 @@ def temper(model: Model, temperature: float) -> Model:
   if temperature == 1:
     return model
 
-  def denoise(z: Array, t: Array) -> Array:
-    return jax.nn.log_softmax(model.denoise(z, t) / temperature)
-
-  return model._replace(denoise=denoise)
+  return change(model, lambda log_p, t: jax.nn.log_softmax(log_p / temperature))
 
 
 def truncate(
@@ -51,14 +81,10 @@ def truncate(
     raise ValueError(f"top_p must be in (0, 1], not {top_p}.")
   if top_k is not None and top_k < 1:
     raise ValueError(f"top_k must be at least 1, not {top_k}.")
-
-  def denoise(z: Array, t: Array) -> Array:
-    return _keep_likely(model.denoise(z, t), top_p, top_k)
-
   # 1.0 must be exact: a float32 cumulative sum would drop the tail.
   if top_p == 1 and top_k is None:
     return model
-  return model._replace(denoise=denoise)
+  return change(model, lambda log_p, t: _keep_likely(log_p, top_p, top_k))
 
 
 def _keep_likely(log_probs: Array, top_p: float, top_k: int | None) -> Array:
@@ -115,14 +141,14 @@ def guide(
       f"guidance_interval is two times 0 <= from < to <= 1, not {interval}."
     )
 
-  def denoise(z: Array, t: Array) -> Array:
-    twice = pair.denoise(jnp.concatenate([z, z]), jnp.concatenate([t, t]))
+  def mix(twice: Array, t: Array) -> Array:
     given, free = jnp.split(twice, 2)
     active = (low <= t) & (t <= high)
     s = scale * jnp.where(active, RAMPS[ramp](t), 0.0)
-    return jax.nn.log_softmax(free + (s[:, None, None] + 1.0) * (given - free))
+    s = s.reshape(-1, *[1] * (given.ndim - 1))
+    return jax.nn.log_softmax(free + (s + 1.0) * (given - free))
 
-  return pair._replace(denoise=denoise)
+  return change(pair, mix, copies=2)
 
 
 def widen(
@@ -182,7 +208,7 @@ def widen(
     total -= jnp.log(count)[..., None]
     return total.reshape(z.shape[0], -1, total.shape[-1])
 
-  return model._replace(denoise=denoise)
+  return model._replace(denoise=denoise, cached=None)
 
 
 def _check_windows(

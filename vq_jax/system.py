@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vq_jax import plugins
-from vq_jax.types import Array, Condition, Key, Model, Params
+from vq_jax.types import Array, Cached, Condition, Key, Model, Params
 
 Section = Mapping[str, Any]
 
@@ -159,4 +159,31 @@ def make_model(
     )
     return jax.nn.log_softmax(logits)
 
-  return Model(denoise, params.get("codes"))
+  # Nets that do not say so are not causal.
+  cached = getattr(net, "causal", False) and make_cached(net, params, cond)
+  return Model(denoise, params.get("codes"), cached or None)
+
+
+def make_cached(net: Any, params: Params, cond: Condition) -> Cached:
+  """A causal net, token by token."""
+
+  def start(b: int) -> Params:
+    blank = jnp.zeros((b, 1), jnp.int32)
+    kept = ["once", "past"]
+    _, cache = net.apply(
+      {"params": params}, blank, None, cond, index=0, mutable=kept
+    )
+    return cache
+
+  def step(cache: Params, token: Array, i: Array, t: Array):
+    logits, past = net.apply(
+      {"params": params, **cache},
+      token[:, None],
+      t,
+      cond,
+      index=i,
+      mutable=["past"],
+    )
+    return jax.nn.log_softmax(logits[:, 0]), {**cache, **past}
+
+  return Cached(start, step)

@@ -36,14 +36,33 @@ class Condition(NamedTuple):
   text: Array | None = None
 
 
+class Cached(NamedTuple):
+  """A causal network one token at a time, in raster order.
+
+  What it computed for earlier tokens is kept, so that a step is the work of one
+  token. The cache is opaque: any tree of arrays.
+
+  Attributes:
+    start: b -> the cache of b images of which no token is known.
+    step: (cache, token [b], i, t [b]) -> (log p(x_i | x_<i) [b K], cache), for
+      i = 0..n-1 in turn; token is x_(i-1), and ignored at i = 0.
+  """
+
+  start: Callable[[int], Any]
+  step: Callable[[Any, Array, Array | int, Array], tuple[Array, Any]]
+
+
 class Model(NamedTuple):
   """A network as priors and samplers see it: weights, condition closed over.
 
   Attributes:
     denoise: (z, t [b]) -> log p(x | z) [b n K] over the *clean* token, float32.
-      Sums to one unless `models.truncate` took mass away.
+      Sums to one unless `models.truncate` took mass away. Of a causal network
+      position i depends on z_<i only.
     codes: learnt embeddings [K d]; None for priors over ids.
+    cached: the same of a causal network, token by token; None for others.
   """
 
   denoise: Callable[[Array, Array], Array]
   codes: Array | None = None
+  cached: Cached | None = None

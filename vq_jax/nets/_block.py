@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vq_jax.ops.attention import attend
+from vq_jax.ops.attention import attend, plain
 from vq_jax.ops.sharding import pin_batch
 from vq_jax.types import Array
 
@@ -72,6 +72,20 @@ def layer_norm(**kwargs: Any) -> nn.LayerNorm:
   )
 
 
+def once(module: nn.Module, name: str, compute: Callable[[], Array]) -> Array:
+  """compute(), kept under `name` from the first step of a cache to the last.
+
+  For what does not depend on the tokens: captions, classes. The collection
+  "once" is written where it is mutable, and read where it is given.
+  """
+  writes = module.is_mutable_collection("once")
+  if module.is_initializing() or not (
+    writes or module.has_variable("once", name)
+  ):
+    return compute()
+  return module.variable("once", name, compute).value
+
+
 class AffineNorm(nn.Module):
   """LayerNorm with learnt scale and bias; the signal plays no part."""
 
@@ -101,30 +115,48 @@ class AdaptiveNorm(nn.Module):
   def __call__(self, x: Array, signal: Array) -> Array:
     """x [b n d], signal [b] or [b d] -> [b n d], float32."""
     width = x.shape[-1]
-    if self.rows is not None:
-      table = self.param("embedding", NORMAL, (self.rows, width))
-      if self.mean_row:
-        table = jnp.concatenate([table, table.mean(0, keepdims=True)])
-      signal = jnp.take(table, signal, axis=0)
-    linear = Dense(2 * width, name="modulation")
-    scale, shift = jnp.split(linear(jax.nn.silu(signal))[:, None], 2, axis=-1)
+
+    def modulation() -> Array:
+      embedding = signal
+      if self.rows is not None:
+        table = self.param("embedding", NORMAL, (self.rows, width))
+        if self.mean_row:
+          table = jnp.concatenate([table, table.mean(0, keepdims=True)])
+        embedding = jnp.take(table, signal, axis=0)
+      linear = Dense(2 * width, name="modulation")
+      return linear(jax.nn.silu(embedding))[:, None]
+
+    both = once(self, "scale_and_shift", modulation)
+    scale, shift = jnp.split(both, 2, axis=-1)
     return layer_norm(use_scale=False, use_bias=False)(x) * (1 + scale) + shift
 
 
 class Attention(nn.Module):
-  """Multi-head attention of x over a context; every projection has a bias."""
+  """Multi-head attention of x over a context; every projection has a bias.
+
+  Attributes:
+    heads: a divisor of the width.
+    causal: token i sees tokens 0..i only.
+    tokens: n, the keys that are kept while a causal one goes token by token.
+    dropout: rate on the weights.
+    dtype: the compute type.
+  """
 
   heads: int
   causal: bool = False
+  tokens: int = 0
   dropout: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, context: Array, train: bool) -> Array:
+  def __call__(
+    self, x: Array, context: Array, train: bool, index: Array | None = None
+  ) -> Array:
     """x [b n d], context [b m e] -> [b n d]; x is its own context in a self.
 
     Padding of the context is not masked: systems that pad captions train with
-    the features of the padding.
+    the features of the padding. With an index, x [b 1 d] is the token there,
+    and those before it are in the collection "past".
     """
     width = x.shape[-1]
 
@@ -132,18 +164,27 @@ class Attention(nn.Module):
       y = Dense(width, dtype=self.dtype, name=name)(source)
       return einops.rearrange(y, "b n (a d) -> b n a d", a=self.heads)
 
-    drop = None
-    if train and self.dropout:
-      drop = nn.Dropout(self.dropout, deterministic=False)
-    y = attend(
-      heads("query", x),
-      heads("key", context),
-      heads("value", context),
-      causal=self.causal,
-      drop=drop,
-    )
+    q = heads("query", x)
+    if index is not None:
+      k = self._append("keys", heads("key", x), index)
+      v = self._append("values", heads("value", x), index)
+      y = plain(q, k, v, visible=jnp.arange(self.tokens)[None] <= index)
+    else:
+      k = once(self, "keys", lambda: heads("key", context))
+      v = once(self, "values", lambda: heads("value", context))
+      drop = None
+      if train and self.dropout:
+        drop = nn.Dropout(self.dropout, deterministic=False)
+      y = attend(q, k, v, causal=self.causal, drop=drop)
     y = einops.rearrange(y, "b n a d -> b n (a d)")
     return Dense(width, dtype=self.dtype, name="out")(y)
+
+  def _append(self, name: str, x: Array, index: Array) -> Array:
+    """Puts x [b 1 a d] at an index among the past [b n a d]."""
+    shape = (x.shape[0], self.tokens, *x.shape[2:])
+    past = self.variable("past", name, jnp.zeros, shape, x.dtype)
+    past.value = past.value.at[:, index].set(x[:, 0])
+    return past.value
 
 
 class Mlp(nn.Module):
@@ -202,16 +243,18 @@ class Block(nn.Module):
     signal: Array | None,
     label: Array | None,
     text: Array | None,
+    index: Array | None,
   ) -> tuple[Array, None]:
     """x [b n d], signal [b] or [b d], label [b], text [b m e] -> [b n d], None.
 
-    The second result is what a scan over blocks wants.
+    The second result is what a scan over blocks wants. With an index, x [b 1 d]
+    is the one token there.
     """
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
     x = pin_batch(x)
     y = self.norm(name="attention_norm")(x, signal)
     attention = self.attention(causal=self.causal, name="attention")
-    x += drop(attention(y, y, self.train)).astype(x.dtype)
+    x += drop(attention(y, y, self.train, index)).astype(x.dtype)
     if text is not None:
       y = self.norm(name="cross_norm")(x, signal)
       cross = self.attention(name="cross_attention")

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vq_jax import plugins
-from vq_jax.nets import _block
+from vq_jax.nets import _block, _inputs
 from vq_jax.types import Array, Condition
 
 TIMES = (None, "learnt", "sinusoidal")
@@ -136,9 +136,10 @@ class Net(nn.Module):
   def _check_sizes(self) -> None:
     if self.width % self.heads:
       raise ValueError(f"{self.heads} heads do not divide width {self.width}.")
-    if self.causal and (self.code_dim or self.mlp == "conv"):
+    if self.causal and (self.code_dim or self.mlp == "conv" or self.time):
       raise ValueError(
-        "A causal net reads ids and has no convolutions, which look ahead."
+        "A causal net reads ids, and has no time and no convolutions, which"
+        " look ahead."
       )
     if self.position_grid and self.position != "row_column":
       raise ValueError("position_grid needs position='row_column'.")
@@ -148,9 +149,15 @@ class Net(nn.Module):
 
   @nn.compact
   def __call__(
-    self, z: Array, t: Array | None, cond: Condition, *, train: bool = False
+    self,
+    z: Array,
+    t: Array | None,
+    cond: Condition,
+    *,
+    train: bool = False,
+    index: Array | int | None = None,
   ) -> Array:
-    """Logits over the clean token at every position.
+    """Logits over the clean token at every position, or at one.
 
     Args:
       z: ids [b n] in 0..K, K = MASK (causal: 0..K-1), or, with `code_dim`,
@@ -159,23 +166,35 @@ class Net(nn.Module):
       cond: label [b] in 0..labels and text [b m text_dim], exactly those that
         the net is built for.
       train: dropout is active and needs an rng named "dropout".
+      index: of a causal net, the one position that is asked for; z [b 1] is
+        then the token in front of it, whatever that is at 0. What was computed
+        for earlier positions is in the collections "past", which is written,
+        and "once", which the first call writes.
 
     Returns:
-      Logits [b n K], float32.
+      Logits [b n K], or [b 1 K] at an index, float32.
 
     Raises:
       ValueError: a shape, or a missing or superfluous input.
     """
-    self._check_inputs(z, t, cond)
-    x = self._embed(z) + POSITIONS[self.position](self)
+    self._check_inputs(z, t, cond, index is not None)
+    places = POSITIONS[self.position](self)
+    if index is not None:
+      places = jnp.take(places, index, axis=0)
+    x = self._embed(z, index) + places
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = self._blocks(x.astype(self.dtype), self._signal(t, cond), cond, train)
+    x = x.astype(self.dtype)
+    x = self._blocks(x, self._signal(t, cond), cond, train, index)
     x = _block.layer_norm(name="norm")(x)
     head = _block.Dense(self.vocab_size, self.head_bias, name="head")
     return head(x)
 
-  def _check_inputs(self, z: Array, t: Array | None, cond: Condition) -> None:
-    n = math.prod(self.grid)
+  def _check_inputs(
+    self, z: Array, t: Array | None, cond: Condition, one: bool
+  ) -> None:
+    if one and not self.causal:
+      raise ValueError("Only a causal net goes token by token: causal=True.")
+    n = 1 if one else math.prod(self.grid)
     tail = (n, self.code_dim) if self.code_dim else (n,)
     kind = jnp.floating if self.code_dim else jnp.integer
     if z.shape[1:] != tail or not jnp.issubdtype(z.dtype, kind):
@@ -189,9 +208,9 @@ class Net(nn.Module):
       ("cond.label", cond.label, self.labels, b),
       ("cond.text", cond.text, self.text_dim, (*b, None, self.text_dim)),
     ):
-      _check_input(name, value, bool(wanted), shape)
+      _inputs.check(name, value, bool(wanted), shape)
 
-  def _embed(self, z: Array) -> Array:
+  def _embed(self, z: Array, index: Array | int | None) -> Array:
     """z -> [b n d] before positions are added."""
     if self.code_dim:
       shape = (self.vocab_size, self.code_dim)
@@ -204,6 +223,8 @@ class Net(nn.Module):
     if not self.causal:
       return table(z)
     start = self.param("start", _block.NORMAL, (self.width,))
+    if index is not None:
+      return jnp.where(index == 0, start, table(z))
     start = jnp.broadcast_to(start, (z.shape[0], 1, self.width))
     return jnp.concatenate([start, table(z[:, :-1])], axis=1)
 
@@ -231,7 +252,12 @@ class Net(nn.Module):
     return functools.partial(_block.AdaptiveNorm, rows=rows), by_label
 
   def _blocks(
-    self, x: Array, signal: Array | None, cond: Condition, train: bool
+    self,
+    x: Array,
+    signal: Array | None,
+    cond: Condition,
+    train: bool,
+    index: Array | int | None,
   ) -> Array:
     """The residual stream [b n d] through all blocks, scanned over depth."""
     norm, mlp_norm = self._norms()
@@ -240,7 +266,7 @@ class Net(nn.Module):
       block = nn.remat(block, prevent_cse=False)
     scan = nn.scan(
       block,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "past": 0, "once": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=nn.broadcast,
       length=self.layers,
@@ -253,6 +279,7 @@ class Net(nn.Module):
       attention=functools.partial(
         _block.Attention,
         heads=self.heads,
+        tokens=math.prod(self.grid),
         dropout=self.attention_dropout,
         dtype=self.dtype,
       ),
@@ -260,7 +287,7 @@ class Net(nn.Module):
         _block.Mlp,
         layer=self.mlp,
         activation=self.activation,
-        grid=self.grid,
+        grid=self.grid if index is None else (1, 1),
         ratio=self.mlp_ratio,
         dtype=self.dtype,
       ),
@@ -269,25 +296,5 @@ class Net(nn.Module):
       train=train,
       name="blocks",
     )
-    x, _ = blocks(x, signal, cond.label, cond.text)
+    x, _ = blocks(x, signal, cond.label, cond.text, index)
     return x
-
-
-def _check_input(
-  name: str,
-  value: Array | None,
-  wanted: bool,
-  shape: tuple[int | None, ...],
-) -> None:
-  """ValueError unless value is there if wanted, and has that shape."""
-  if (value is not None) != wanted:
-    state = "needs" if wanted else "takes no"
-    raise ValueError(f"This net {state} {name}.")
-  if value is None:
-    return
-  fits = len(value.shape) == len(shape) and all(
-    size in (None, actual)
-    for size, actual in zip(shape, value.shape, strict=True)
-  )
-  if not fits:
-    raise ValueError(f"{name} is {list(value.shape)}, not {list(shape)}.")

@@ -44,9 +44,12 @@ def plain(
   v: Array,
   *,
   causal: bool = False,
+  visible: Array | None = None,
   drop: Callable[[Array], Array] | None = None,
 ) -> Array:
   """`attend` as two matrix products per head.
+
+  `visible`, bool [n m], says which keys a query sees, if not all or `causal`.
 
   On a CPU this beats jax.nn.dot_product_attention by 1.4 at n = 256 and by 2
   at n = 1024, forward and backward: its heads lie in front of the tokens, so
@@ -58,6 +61,7 @@ def plain(
   ) / math.sqrt(q.shape[-1])  # [b a n m]
   if causal:
     visible = jnp.tri(*scores.shape[-2:], dtype=bool)
+  if visible is not None:
     scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
   weights = jax.nn.softmax(scores)
   if drop is not None:

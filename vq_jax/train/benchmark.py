@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from vq_jax import pipeline, weights
 from vq_jax.system import build_system, condition, init_system, make_model
-from vq_jax.types import Array, Model, Params
+from vq_jax.types import Array, Cached, Model, Params
 
 Config = Mapping[str, Any]
 STEPS = (2, 6)  # Of two sampler runs whose difference is that of their steps.
@@ -65,7 +65,7 @@ def benchmark(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
 
 
 def network(system: Any, prior: Any, shape: tuple[int, int]) -> float:
-  """Seconds of one call of the network on ids [b n]."""
+  """Seconds of one call on ids [b n]; of a causal network, on one token."""
   key = jax.random.key(0)
   params = jax.jit(functools.partial(init_system, system))(key)
   request = {"label": jnp.zeros(shape[0], jnp.int32)}
@@ -76,12 +76,17 @@ def network(system: Any, prior: Any, shape: tuple[int, int]) -> float:
       params["text"] = jax.jit(system.text.init)(key, words)["params"]
   cond = jax.jit(lambda p: condition(system, p, request))(params)
 
-  @jax.jit
-  def call(params: Params, z: Array) -> Array:
-    model = make_model(system.net, params["net"], cond)
-    return model.denoise(z, jnp.ones(shape[0]))
+  def model(params: Params) -> Model:
+    return make_model(system.net, params["net"], cond)
 
-  return seconds(call, params, jnp.full(shape, prior.vocab_size))
+  t = jnp.ones(shape[0])
+  if not system.net.causal:
+    call = jax.jit(lambda params, z: model(params).denoise(z, t))
+    return seconds(call, params, jnp.full(shape, prior.vocab_size))
+  start = jax.jit(lambda params: model(params).cached.start(shape[0]))
+  step = jax.jit(lambda params, *args: model(params).cached.step(*args, t)[0])
+  token = jnp.zeros(shape[0], jnp.int32)
+  return seconds(step, params, start(params), token, jnp.int32(shape[1] - 1))
 
 
 def step(config: Config, prior: Any, shape: tuple[int, int]) -> float:
@@ -91,7 +96,11 @@ def step(config: Config, prior: Any, shape: tuple[int, int]) -> float:
   )
 
   def run(steps: int) -> float:
-    section = dict(config["sampler"]) | {"steps": steps}
+    section, tokens = dict(config["sampler"]), shape[1]
+    if "steps" in section:
+      section["steps"] = steps
+    else:
+      tokens = steps  # Each step is a token.
     # How many tokens a call reveals does not change its cost.
     section.pop("schedule", None)
     draw = pipeline.build_sampler(section, prior)
@@ -99,8 +108,17 @@ def step(config: Config, prior: Any, shape: tuple[int, int]) -> float:
     @jax.jit
     def call(key: Array, table: Array) -> Array:
       # Depends on z, so that no step can be done before the one in front.
-      model = Model(lambda z, t: table + 0.0 * z[..., None])
-      return draw(key, model, prior, shape)
+      model = Model(
+        lambda z, t: table + 0.0 * z[..., None],
+        cached=Cached(
+          start=lambda b: (),
+          step=lambda cache, token, i, t: (
+            table[:, 0] + 0.0 * token[:, None],
+            cache,
+          ),
+        ),
+      )
+      return draw(key, model, prior, (shape[0], tokens))
 
     return seconds(call, jax.random.key(1), table)
 

@@ -79,10 +79,21 @@ def check_sizes(config: Config, net: Any, prior: Any) -> None:
     )
     raise ValueError(f"Sizes disagree. {told}.")
   check_labels(config, net)
+  check_order(net, prior)
   if net.time == "learnt" and net.time_steps != prior.time_steps:
     raise ValueError(
       f"config.net.time_steps is {net.time_steps}, the rows of a learnt table"
       f" of times, but config.prior.time_steps is {prior.time_steps}."
+    )
+
+
+def check_order(net: Any, prior: Any) -> None:
+  """ValueError unless the net looks back only where its prior needs that."""
+  causal = getattr(prior, "causal", False)
+  if net.causal != causal:
+    raise ValueError(
+      f"config.net.causal is {net.causal}, but {type(prior).__module__} needs"
+      f" a net with causal={causal}."
     )
 
 
