@@ -309,9 +309,7 @@ def test_a_step_is_what_is_timed(tmp_path):
   config = json.loads(config.to_json())
   benchmark.benchmark(config, tmp_path, toy.one_device())
   row = json.loads((tmp_path / "benchmark.json").read_text())
-  assert row["images"] == 8 and row["tokens"] == math.prod(
-    config["net"]["grid"]
-  )
+  assert row["tokens"] == math.prod(config["net"]["grid"])
   assert row["network_seconds"] > 0 and math.isfinite(row["step_seconds"])
 
 

@@ -159,15 +159,16 @@ def make_model(
     )
     return jax.nn.log_softmax(logits)
 
-  # Nets that do not say so are not causal.
-  cached = getattr(net, "causal", False) and make_cached(net, params, cond)
-  return Model(denoise, params.get("codes"), cached or None)
+  causal = getattr(net, "causal", False)  # Nets need not say that they are not.
+  cached = make_cached(net, params, cond) if causal else None
+  return Model(denoise, params.get("codes"), cached)
 
 
 def make_cached(net: Any, params: Params, cond: Condition) -> Cached:
   """A causal net, token by token."""
 
   def start(b: int) -> Params:
+    # A call at 0, whose part of the past the first step writes again.
     blank = jnp.zeros((b, 1), jnp.int32)
     kept = ["once", "past"]
     _, cache = net.apply(
