@@ -220,8 +220,8 @@ def test_module_agrees_with_the_functions(key, codebook):
   module = quantize.Nearest(K, D)
   variables = {"params": {"codebook": codebook}}
   latents = jax.random.normal(jax.random.fold_in(key, 1), (2, 3, D))
-  through, quantized, ids, kl = module.apply(variables, latents)
-  assert kl is None
+  through, quantized, ids, loss = module.apply(variables, latents)
+  assert loss is None
   np.testing.assert_array_equal(ids, quantize.nearest(latents, codebook))
   np.testing.assert_array_equal(quantized, codebook[ids])
   np.testing.assert_allclose(through, quantized, atol=1e-6)
@@ -266,7 +266,7 @@ def test_gumbel_is_the_official_one(official_gumbel, case, options):
   np.testing.assert_allclose(found.through, quant, **close)
   if case != "soft":
     np.testing.assert_array_equal(found.ids, data[f"{case}_indices"])
-    np.testing.assert_allclose(5e-4 * found.kl, data[f"{case}_kl"], rtol=2e-4)
+    np.testing.assert_allclose(found.loss, data[f"{case}_kl"], rtol=2e-4)
 
 
 def test_hard_gumbel_has_the_gradient_of_the_mixture(key):
@@ -329,13 +329,26 @@ def test_kl_to_uniform_of_known_distributions():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_drawn_codes_pay_for_their_distance_to_uniform(key):
+def test_a_quantizer_with_a_loss_of_its_own_pays_that_one(key):
+  """And no other: the latents are far from what is called their codes."""
   x, y, z = jax.random.normal(key, (3, 2, 2, 1))
   total, metrics = losses.stage_one(
-    x, y, z, z, kl=jnp.float32(3.0), kl_weight=0.1
+    x, y, z, z + 9.0, vq_weight=0.1, quantizer_loss=jnp.float32(3.0)
   )
   np.testing.assert_allclose(total, jnp.abs(x - y).mean() + 0.3, rtol=1e-6)
-  assert "vq" not in metrics
+  assert metrics["vq"] == 3.0
+
+
+@pytest.mark.parametrize("weight", [1e-8, 0.2])
+def test_drawn_codes_pay_for_their_distance_to_uniform(key, weight):
+  latents = jax.random.normal(key, (6, D))
+  module = _gumbel.Gumbel(K, D, kl_weight=weight)
+  params = module.init(key, latents)["params"]
+  logits = latents @ params["proj"]["kernel"] + params["proj"]["bias"]
+  q = np.asarray(jax.nn.softmax(logits), np.float64)
+  expected = weight * (q * np.log(K * q)).sum(-1).mean()
+  found = module.apply({"params": params}, latents).loss
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -350,5 +363,24 @@ def test_drawn_codes_pay_for_their_distance_to_uniform(key):
 )
 def test_temperature_is_the_official_one(case, options):
   data = golden(case)
-  found = _gumbel.temperature(data["n"], **options)
+  schedule = _gumbel.make_temperature({"name": "cosine", **options})
+  found = schedule(data["n"])
   np.testing.assert_allclose(found, data["value"], rtol=1e-4, atol=1e-7)
+
+
+def test_temperatures_are_named_by_a_config_section():
+  """max(1/16, 1 - step / 160000), as in the code of arXiv:2111.12701."""
+  steps = np.array([0, 80_000, 150_000, 150_001, 2_000_000])
+  found = _gumbel.make_temperature({"name": "linear"})(steps)
+  expected = [1.0, 0.5, 0.0625, 0.0625, 0.0625]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  steady = _gumbel.make_temperature({})(steps)
+  np.testing.assert_array_equal(steady, np.ones(5))
+  half = _gumbel.make_temperature({"name": "constant", "value": 0.5})
+  assert half(jnp.int32(7)) == 0.5
+  with pytest.raises(ValueError, match=r"temperatures 'cosin'.*'cosine'"):
+    _gumbel.make_temperature({"name": "cosin"})
+  with pytest.raises(
+    ValueError, match=r"config\.temperature has no key 'ends'"
+  ):
+    _gumbel.make_temperature({"name": "linear", "ends": 0.1})

@@ -82,8 +82,11 @@ def unleashed_modules(levels, blocks, attends):
 
 def unleashed_rules(modules):
   """generator.blocks.1.conv_out.bias -> decoder/mid/block_1/nin_shortcut."""
-  rules = [(r"quantize\.embedding\.weight", "quantize/codebook")]
   end = r"\.(weight|bias)"
+  rules = [
+    (r"quantize\.(?:embedding|embed)\.weight", "quantize/codebook"),
+    (rf"quantize\.proj{end}", r"quantize/proj/\1"),
+  ]
   for half, names in modules.items():
     ours = "decoder" if half == "generator" else half
     for i, name in enumerate(names):
@@ -189,6 +192,55 @@ def test_unleashed_variant_is_the_official_one():
   perplexity = quantize.perplexity(counts)
   np.testing.assert_allclose(perplexity, data["perplexity"], rtol=1e-5)
   check_norms(slopes, rules, state, state, data["grad_norms"])
+
+
+@pytest.mark.parametrize(
+  ("case", "quantizer"), [("train", "gumbel_soft"), ("eval", "gumbel")]
+)
+def test_unleashed_gumbel_variant_is_the_official_one(
+  monkeypatch, case, quantizer
+):
+  """Theirs sees mixtures in training and one drawn code, with the gradient of
+  the mixture, in evaluation; temperature 1, KL weight 5e-4."""
+  data, state = golden("ul_vqgan_gumbel")
+  used = {k: v for k, v in state.items() if not idle(k, state)}
+  rules = unleashed_rules(unleashed_modules(2, 1, (False, True)))
+  module = vqgan.Tokenizer(
+    **sizes(16, (1, 1), 1, (8,), 12, 48, 12), **UNLEASHED, quantizer=quantizer
+  )
+  params = _keys.tree(used, rules, {}, shapes(module), "The file")
+  noise = -np.log(data[f"{case}_exp_noise"])
+  monkeypatch.setattr(jax.random, "gumbel", lambda key, shape, dtype: noise)
+  images = 2.0 * data["image"] - 1.0
+
+  def loss(params):
+    outputs, codes = module.apply(
+      {"params": params},
+      images,
+      train=True,
+      rngs={"gumbel": jax.random.key(0)},
+    )
+    total, metrics = losses.stage_one(
+      images,
+      outputs,
+      codes.latents,
+      codes.quantized,
+      quantizer_loss=codes.loss,
+      l1=0.5,  # Our range is twice theirs.
+    )
+    return total, (metrics, outputs, codes)
+
+  grad = jax.jit(jax.grad(loss, has_aux=True))
+  slopes, (metrics, outputs, codes) = grad(params)
+  np.testing.assert_array_equal(codes.ids, data[f"{case}_indices"])
+  np.testing.assert_allclose(
+    codes.latents, data[f"{case}_encoder_out"], **CLOSE
+  )
+  np.testing.assert_allclose(
+    (outputs + 1.0) / 2.0, data[f"{case}_recon"], **CLOSE
+  )
+  np.testing.assert_allclose(metrics["vq"], data[f"{case}_codebook_loss"], 2e-4)
+  check_norms(slopes, rules, state, state, data[f"{case}_grad_norms"])
 
 
 def test_loss_with_a_perceptual_term_is_the_official_one():
@@ -371,6 +423,6 @@ def test_a_gumbel_tokenizer_needs_noise_in_training_only():
   for options in ({}, {"rngs": key}, {"train": True, "rngs": key}):
     outputs, codes = trace(**options)
     assert outputs.shape == images.shape
-    assert (codes.ids.shape, codes.kl.shape) == ((2, 6), ())
+    assert (codes.ids.shape, codes.loss.shape) == ((2, 6), ())
   with pytest.raises(flax.errors.InvalidRngError, match="gumbel"):
     trace(train=True)

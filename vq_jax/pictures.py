@@ -67,6 +67,45 @@ def pairs(
   return grid(both, columns, scale)
 
 
+def histogram(
+  counts: np.ndarray, width: int = 640, height: int = 200
+) -> np.ndarray:
+  """How often each code occurs, the commonest on the left, on a log scale.
+
+  A codebook in good use is a flat block; white on the right is dead codes. The
+  line is where all bars would end if all codes were equally frequent.
+
+  Args:
+    counts: [K], not all zero; their order does not matter.
+    width: pixels of the bars; several codes share one if there are more.
+    height: pixels of the longest bar.
+
+  Returns:
+    A picture, uint8 [h w 3], with usage and perplexity above the bars.
+  """
+  counts = np.sort(np.asarray(counts))[::-1]
+  shown = counts[np.arange(width) * len(counts) // width]
+  scale = height / np.log1p(counts[0])
+  bars = np.log1p(shown) * scale
+  rows = np.arange(height, 0, -1)[:, None]  # Counted from below, from 1.
+  page = np.full((height, width, 3), 255, np.uint8)
+  page[rows <= np.ceil(bars)] = (70, 110, 180)
+  even = int(np.ceil(np.log1p(counts.mean()) * scale))
+  page[height - even] = (220, 60, 40)
+  p = counts[counts > 0] / counts.sum()
+  head = 24
+  picture = Image.new("RGB", (width, height + head), "white")
+  picture.paste(Image.fromarray(page), (0, head))
+  text = (
+    f"{len(p)} of {len(counts)} codes in use, perplexity"
+    f" {np.exp(-np.sum(p * np.log(p))):.1f}"
+  )
+  draw = ImageDraw.Draw(picture)
+  font = ImageFont.load_default(14)
+  draw.text((width / 2, head / 2), text, "black", font, anchor="mm")
+  return np.asarray(picture)
+
+
 def veil(images: np.ndarray, masked: np.ndarray) -> np.ndarray:
   """Greys out the cells that are not drawn yet.
 

@@ -1,16 +1,20 @@
 """Codes drawn from a softmax: arXiv:1611.01144, as in the released f8 model."""
 
+import functools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vq_jax import plugins
 from vq_jax.tokenizer import quantize
 from vq_jax.types import Array
 
 
-def temperature(
+def cosine(
   step: Array | int,
   *,
   start: float = 0.9,
@@ -41,6 +45,45 @@ def temperature(
   return jnp.where(step < warmup_steps, rising, end + (peak - end) * fall)
 
 
+def linear(
+  step: Array | int,
+  *,
+  start: float = 1.0,
+  end: float = 1 / 16,
+  decay_steps: int = 160_000,
+) -> Array:
+  """max(end, start - step / decay_steps): temperatures [..], float32.
+
+  The defaults are those of the released code of arXiv:2111.12701.
+  """
+  step = jnp.asarray(step, jnp.float32)
+  return jnp.maximum(end, start - step / decay_steps)
+
+
+def constant(step: Array | int, *, value: float = 1.0) -> Array:
+  """The same temperature at every step [..], float32."""
+  return jnp.full(jnp.shape(step), value, jnp.float32)
+
+
+TEMPERATURES = {"constant": constant, "cosine": cosine, "linear": linear}
+
+
+def make_temperature(section: Mapping[str, Any]) -> Callable[[Array], Array]:
+  """config.temperature -> (step -> temperature); empty is a constant 1.
+
+  Raises:
+    ValueError: an unknown name or option.
+  """
+  options = dict(section)
+  name = options.pop("name", "constant")
+  if name not in TEMPERATURES:
+    what = "There is no schedule of temperatures"
+    raise ValueError(plugins.unknown(name, TEMPERATURES, what))
+  schedule = TEMPERATURES[name]
+  plugins.check(schedule, options, "config.temperature", given=("step",))
+  return functools.partial(schedule, **options)
+
+
 def kl_to_uniform(logits: Array) -> Array:
   """KL(softmax(logits) || uniform) in nats, the mean of [.. K]: a scalar.
 
@@ -54,6 +97,8 @@ def kl_to_uniform(logits: Array) -> Array:
 class Gumbel(nn.Module):
   """A learnt codebook [K d] and a distribution over it, drawn by Gumbel-max.
 
+  Its loss is kl_weight * `kl_to_uniform` (arXiv:2102.12092, eq. 1).
+
   Noise is added if there is an rng named "gumbel", which training needs; the
   likeliest code is taken otherwise. The released tokenizer adds noise whenever
   it encodes: to do as it does, give the rng.
@@ -64,11 +109,14 @@ class Gumbel(nn.Module):
     hard: in training, the decoder sees one code, with the gradient of the
       mixture that softmax((logits + noise) / temperature) weighs; it sees the
       mixture otherwise. Outside of training it always sees one code.
+    kl_weight: 5e-4; the released f8 model and the code of arXiv:2111.12701
+      have 1e-8.
   """
 
   vocab_size: int
   code_dim: int
   hard: bool = True
+  kl_weight: float = 5e-4
 
   def setup(self) -> None:
     """Everything here is float32: it is small, and ids hang on the digits."""
@@ -94,7 +142,8 @@ class Gumbel(nn.Module):
     through = quantized = quantize.lookup(ids, self.codebook)
     if train:
       through = self._mix(scores / temperature, quantized)
-    return quantize.Quantized(through, quantized, ids, kl_to_uniform(logits))
+    loss = self.kl_weight * kl_to_uniform(logits)
+    return quantize.Quantized(through, quantized, ids, loss)
 
   def _mix(self, scores: Array, quantized: Array) -> Array:
     """The mixture [.. d] of codes, or the drawn code with its gradient."""

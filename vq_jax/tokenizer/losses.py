@@ -60,37 +60,34 @@ def stage_one(
   commitment: float = 0.25,
   codebook: float = 1.0,
   vq_weight: float = 1.0,
-  kl: Array | None = None,
-  kl_weight: float = 5e-4,
+  quantizer_loss: Array | None = None,
   **weights: float | Callable[[Array, Array], Array] | None,
 ) -> tuple[Array, Metrics]:
-  """Distortion + vq_weight * vq_loss (arXiv:2012.09841, eq. 4).
+  """Distortion + vq_weight * vq (arXiv:2012.09841, eq. 4).
 
-  Codes that are drawn, and not found nearest, follow the gradient of the
-  distortion: the second term is kl_weight * kl then (arXiv:2102.12092, eq. 1).
+  vq is what the quantizer asks for: its own loss or, for a learnt codebook
+  whose nearest codes follow a gradient, `quantize.vq_loss`.
 
   Args:
     images: [b h w c] in [-1, 1].
     outputs: [b h w c], their reconstructions.
     latents: [b h' w' d], what the encoder said.
-    quantized: [b h' w' d], the nearest codes before `straight_through`.
-    commitment: see `quantize.vq_loss`.
-    codebook: see `quantize.vq_loss`.
-    vq_weight: weight of both together.
-    kl: see `quantize.Quantized`; None for nearest codes.
-    kl_weight: its weight.
+    quantized: [b h' w' d], their codes before `straight_through`.
+    commitment: of `quantize.vq_loss`.
+    codebook: of `quantize.vq_loss`.
+    vq_weight: weight of vq.
+    quantizer_loss: `quantize.Quantized.loss`; None takes `quantize.vq_loss`.
     **weights: of `distortion`.
 
   Returns:
-    A float32 scalar and its parts: loss, reconstruction, vq or kl, and
-    perceptual where it is used.
+    A float32 scalar and its parts: loss, reconstruction, vq, and perceptual
+    where it is used.
   """
   total, metrics = distortion(images, outputs, **weights)
-  if kl is not None:
-    total = total + kl_weight * kl
-    return total, {"loss": total, "kl": kl, **metrics}
-  vq = quantize.vq_loss(
-    latents, quantized, commitment=commitment, codebook=codebook
-  )
+  vq = quantizer_loss
+  if vq is None:
+    vq = quantize.vq_loss(
+      latents, quantized, commitment=commitment, codebook=codebook
+    )
   total = total + vq_weight * vq
   return total, {"loss": total, "vq": vq, **metrics}

@@ -1,6 +1,5 @@
 """Latents -> ids: the nearest code, its loss, its usage, its revival."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -174,14 +173,15 @@ class Quantized(NamedTuple):
     through: what the decoder sees, with gradients to the latents [.. d].
     quantized: the codes themselves, with gradients to the codebook [.. d].
     ids: their indices [..], int32.
-    kl: from the distribution they are drawn from to the uniform one, in nats, a
-      mean over positions; None where nothing is drawn.
+    loss: what the quantizer is trained for besides reconstruction, a float32
+      scalar with its weights in it; None stands for `vq_loss` of the latents
+      and the codes.
   """
 
   through: Array
   quantized: Array
   ids: Array
-  kl: Array | None = None
+  loss: Array | None = None
 
 
 class Nearest(nn.Module):
@@ -192,12 +192,11 @@ class Nearest(nn.Module):
 
   vocab_size: int
   code_dim: int
-  init: Callable[..., Array] = codebook_init
 
   def setup(self) -> None:
     """The codebook stays float32 whatever the network computes in."""
     shape = (self.vocab_size, self.code_dim)
-    self.codebook = self.param("codebook", self.init, shape, jnp.float32)
+    self.codebook = self.param("codebook", codebook_init, shape, jnp.float32)
 
   def __call__(
     self,

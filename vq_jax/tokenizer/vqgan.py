@@ -5,24 +5,52 @@ give the variant of arXiv:2111.12701: see `Tokenizer`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import einops
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from vq_jax import plugins
-from vq_jax.tokenizer import _gumbel, quantize
+from vq_jax.tokenizer import _ema, _gumbel, fsq, lfq, quantize
 from vq_jax.tokenizer._autoencoder import Decoder, Encoder, Half
 from vq_jax.types import Array
 
-# (vocab_size, code_dim) -> a module with the contract of `quantize.Nearest`.
+# (vocab_size, code_dim, **options) -> a module with the contract of
+# `quantize.Nearest`.
 QUANTIZERS: dict[str, Callable[..., nn.Module]] = {
   "nearest": quantize.Nearest,
   "gumbel": _gumbel.Gumbel,
   "gumbel_soft": functools.partial(_gumbel.Gumbel, hard=False),
+  "ema": _ema.Ema,
+  "fsq": fsq.FSQ,
+  "lfq": lfq.LFQ,
 }
+# Those that look for the nearest of codes that can be put anywhere: what
+# `quantize.revive` and k-means are for.
+NEAREST = ("nearest", "ema")
+
+
+def make_quantizer(
+  name: str, vocab_size: int, code_dim: int, options: Mapping[str, Any]
+) -> nn.Module:
+  """The quantizer called `name`, with its own options.
+
+  Raises:
+    ValueError: an unknown name or option.
+  """
+  if name not in QUANTIZERS:
+    what = "There is no quantizer"
+    raise ValueError(plugins.unknown(name, QUANTIZERS, what))
+  # A config read back from JSON has lists.
+  options = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in options.items()
+  }
+  where = "config.tokenizer.quantizer_options"
+  return plugins.call(QUANTIZERS[name], options, where, vocab_size, code_dim)
 
 
 class Codes(NamedTuple):
@@ -32,13 +60,13 @@ class Codes(NamedTuple):
     latents: encoder outputs [b h' w' d], float32.
     quantized: their codes, *before* `straight_through` [b h' w' d], float32.
     ids: indices of the codes [b n], int32, raster order; as `encode` has them.
-    kl: see `quantize.Quantized`.
+    loss: see `quantize.Quantized`.
   """
 
   latents: Array
   quantized: Array
   ids: Array
-  kl: Array | None = None
+  loss: Array | None = None
 
 
 class Tokenizer(nn.Module):
@@ -70,9 +98,12 @@ class Tokenizer(nn.Module):
     final_swish: a swish before the last convolution of encoder and decoder.
     decoder_extra: residual blocks a decoder level has more than an encoder's.
     unit_range: the network works on [0, 1]; in and out stay [-1, 1].
-    quantizer: "nearest", or "gumbel" or "gumbel_soft", which see one code or a
-      mixture of codes in training. Those need an rng named "gumbel" in training
-      and draw codes wherever they get one: see `_gumbel.Gumbel`.
+    quantizer: "nearest"; "ema", whose codebook follows the latents without a
+      gradient; "fsq" or "lfq", which have no codebook; "gumbel" or
+      "gumbel_soft", which see one code or a mixture of codes in training. The
+      last two need an rng named "gumbel" in training and draw codes wherever
+      they get one: see `_gumbel.Gumbel`.
+    quantizer_options: arguments of its class, such as levels for "fsq".
     kept_codes: ids in a reduced vocabulary, for a trained tokenizer that is not
       trained on; 0 keeps all. `encode` and `decode` then speak small ids; codes
       that are not kept become id 0. The tables are the parameters `remap`.
@@ -95,6 +126,7 @@ class Tokenizer(nn.Module):
   decoder_extra: int = 1
   unit_range: bool = False
   quantizer: str = "nearest"
+  quantizer_options: Mapping[str, Any] = FrozenDict()
   kept_codes: int = 0
   dtype: Any = jnp.float32
 
@@ -105,16 +137,17 @@ class Tokenizer(nn.Module):
         f"Without projections latent_dim = {self.latent_dim} must equal"
         f" code_dim = {self.code_dim}."
       )
-    if self.quantizer not in QUANTIZERS:
-      what = "There is no quantizer"
-      raise ValueError(plugins.unknown(self.quantizer, QUANTIZERS, what))
     if not 0 <= self.kept_codes <= self.vocab_size:
       raise ValueError(f"kept_codes is not in 0..{self.vocab_size}.")
     self.encoder = self._half(Encoder, self.blocks, self.latent_dim)
     blocks = self.blocks + self.decoder_extra
     self.decoder = self._half(Decoder, blocks, self.image_channels)
-    quantizer = QUANTIZERS[self.quantizer]
-    self.quantize = quantizer(self.vocab_size, self.code_dim)
+    self.quantize = make_quantizer(
+      self.quantizer,
+      self.vocab_size,
+      self.code_dim,
+      self.quantizer_options,
+    )
     if self.kept_codes:
       self.remap = quantize.Remap(self.vocab_size, self.kept_codes)
     if self.projections:
@@ -165,7 +198,7 @@ class Tokenizer(nn.Module):
     and one named "gumbel" if the quantizer draws, at a temperature > 0.
     """
     latents = self._latents(images, train)
-    through, quantized, ids, kl = self.quantize(
+    through, quantized, ids, loss = self.quantize(
       latents, train=train, temperature=temperature
     )
     if self.kept_codes:
@@ -173,7 +206,7 @@ class Tokenizer(nn.Module):
       through = quantized = self._codes(ids)
     ids = einops.rearrange(ids, "b h w -> b (h w)")
     outputs = self.decode_latents(through, train=train)
-    return outputs, Codes(latents, quantized, ids, kl)
+    return outputs, Codes(latents, quantized, ids, loss)
 
   def encode(self, images: Array) -> Array:
     """Images [b h w c] in [-1, 1] -> ids [b n], int32, raster order.

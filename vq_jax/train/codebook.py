@@ -1,0 +1,174 @@
+"""What moves a codebook besides its gradient, and how well it is used."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vq_jax import pictures, pipeline
+from vq_jax.data import _loader
+from vq_jax.metrics import codebook
+from vq_jax.tokenizer import _kmeans, quantize, vqgan
+from vq_jax.types import Array, Key, Metrics, Params
+
+Config = Mapping[str, Any]
+Source = Sequence[Mapping[str, Any]]
+COUNTED = 2_000  # Images behind the picture.
+
+
+class Book(NamedTuple):
+  """What a codebook carries from step to step.
+
+  Attributes:
+    idle: steps since each code was last used [K], int32.
+    counts: of `_ema.update` [K], float32; ones if codes follow a gradient.
+  """
+
+  idle: Array
+  counts: Array
+
+
+def check(tokenizer: Any, config: Config) -> None:
+  """ValueError for what this tokenizer's quantizer cannot be trained with."""
+  if tokenizer.kept_codes:
+    raise ValueError(
+      "A tokenizer with a reduced vocabulary is converted and used, not"
+      " trained: set config.tokenizer.kept_codes to 0."
+    )
+  asked = {
+    "revive_after": config["revive_after"],
+    "kmeans.images": config.get("kmeans", {}).get("images", 0),
+  }
+  for name, value in asked.items():
+    if value and tokenizer.quantizer not in vqgan.NEAREST:
+      raise ValueError(
+        f"config.{name} = {value} puts codes onto latents, which"
+        f" quantizer={tokenizer.quantizer!r} does not look up by distance: set"
+        " it to 0."
+      )
+
+
+def start(tokenizer: Any) -> Book | tuple:
+  """The book before the first step; empty for what needs none."""
+  if tokenizer.quantizer not in vqgan.NEAREST:
+    return ()
+  k = tokenizer.vocab_size
+  return Book(jnp.zeros(k, jnp.int32), jnp.ones(k, jnp.float32))
+
+
+def make_tend(tokenizer: Any, patience: int) -> Callable[..., tuple]:
+  """The step after the optimizer's step.
+
+  (key, book, weights before, weights after, their average, codes) -> (weights,
+  average, book, metrics), where codes are `vqgan.Codes` of this batch. A code
+  that follows the latents does so; then a code that died is revived, counts
+  as one seen once, and its average starts over.
+
+  Args:
+    tokenizer: a Linen tokenizer.
+    patience: steps without use that make a code dead; 0 revives none.
+  """
+  if tokenizer.quantizer not in vqgan.NEAREST:
+    return lambda key, book, old, params, ema, codes: (params, ema, book, {})
+  follow = getattr(vqgan.make_quantizer(*_named(tokenizer)), "follow", None)
+
+  def tend(
+    key: Key, book: Book, old: Params, params: Params, ema: Params, codes: Any
+  ) -> tuple[Params, Params, Book, Metrics]:
+    table, (idle, counts) = _table(params), book
+    seen = codes.latents, codes.ids
+    if follow:
+      # From the codes before the step: weight decay must not touch them.
+      table, counts = follow(_table(old), counts, *seen)
+    if not patience:
+      return _put(params, table), ema, Book(idle, counts), {}
+    table, idle, revived = quantize.revive(
+      key, table, idle, *seen, patience=patience
+    )
+    book = Book(idle, jnp.where(revived, 1.0, counts))
+    ema = _put(ema, jnp.where(revived[:, None], table, _table(ema)))
+    metrics = {"revived_codes": jnp.sum(revived)}
+    return _put(params, table), ema, book, metrics
+
+  return tend
+
+
+def kmeans_start(
+  tokenizer: Any, config: Config, source: Source
+) -> Callable[[Params], Params] | None:
+  """`Task.warm`: fresh weights -> the same, with codes on their own latents.
+
+  config.kmeans = dict(images=.., iterations=..), images being how many of the
+  source are encoded; None without them. The codebook is a function of the
+  weights and config.seed.
+
+  Raises:
+    ValueError: when called, if the images have fewer latents than codes.
+  """
+  section = {"images": 0, "iterations": 10, **config.get("kmeans", {})}
+  if not section["images"]:
+    return None
+
+  def warm(params: Params) -> Params:
+    order = np.random.default_rng(config["seed"]).permutation(len(source))
+    chosen = [source[int(i)] for i in order[: section["images"]]]
+    encode = jax.jit(functools.partial(_latents, tokenizer))
+    points = np.concatenate(
+      [
+        np.asarray(encode(params, rows["image"]))[rows["mask"]]
+        for rows in _loader.padded(
+          chosen, ("image",), config["evaluate"]["batch"]
+        )
+      ]
+    ).reshape(-1, tokenizer.code_dim)
+    table = jax.jit(_kmeans.kmeans, static_argnums=(2, 3))(
+      jax.random.key(config["seed"]),
+      points,
+      tokenizer.vocab_size,
+      section["iterations"],
+    )
+    return _put(params, np.asarray(table))
+
+  return warm
+
+
+def picture(
+  tokenizer: Any, config: Config, source: Source, params: Params
+) -> np.ndarray:
+  """How often images of the source choose each code: `pictures.histogram`."""
+  encode = jax.jit(functools.partial(pipeline.encode, tokenizer))
+  batch, limit = (config["evaluate"][name] for name in ("batch", "limit"))
+  counts = codebook.init(tokenizer.vocab_size)
+  for rows in _loader.padded(source, ("image",), batch, min(limit, COUNTED)):
+    ids = np.asarray(encode(params, rows["image"]))
+    counts = codebook.update(counts, {"ids": ids, "mask": rows["mask"]})
+  return pictures.histogram(counts)
+
+
+def _latents(tokenizer: Any, params: Params, images: Array) -> Array:
+  """uint8 images [b h w c] -> [b h' w' d]."""
+  images = pipeline.to_float(images)
+  return tokenizer.apply({"params": params}, images)[1].latents
+
+
+def _named(tokenizer: Any) -> tuple:
+  """The arguments of `vqgan.make_quantizer`."""
+  return (
+    tokenizer.quantizer,
+    tokenizer.vocab_size,
+    tokenizer.code_dim,
+    tokenizer.quantizer_options,
+  )
+
+
+def _table(params: Params) -> Array:
+  """The codebook [K d]."""
+  return params["quantize"]["codebook"]
+
+
+def _put(params: Params, table: Array) -> Params:
+  """The same weights with another codebook."""
+  return {**params, "quantize": {**params["quantize"], "codebook": table}}
