@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   condition(c)
   if not smoke:
     lengthen(c)
-  c.net.update(labels=0, text_dim=c.text.dim)
+  c.net.update(labels=0, text_dim=c.text.dim, pooled_text=True)
   c.sample.update(captions=(), split="validation")
   c.evaluate.agreement = ("validation", "heldout")
   return c

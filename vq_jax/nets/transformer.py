@@ -28,7 +28,7 @@ TIME_SCALE = 4000.0  # t = 1 in the units of the sinusoid, arXiv:2111.14822.
 def _learnt(net: "Net") -> Array:
   """A vector per token."""
   shape = (math.prod(net.grid), net.width)
-  return net.param("positions", _block.NORMAL, shape)
+  return net.param("positions", _block.EMBEDDING, shape)
 
 
 def _row_column(net: "Net") -> Array:
@@ -38,8 +38,8 @@ def _row_column(net: "Net") -> Array:
   of a flattened 32x32 grid, so two rows of tokens share a row of the table.
   """
   h, w = net.position_grid or net.grid
-  rows = net.param("rows", _block.NORMAL, (h, net.width))
-  columns = net.param("columns", _block.NORMAL, (w, net.width))
+  rows = net.param("rows", _block.EMBEDDING, (h, net.width))
+  columns = net.param("columns", _block.EMBEDDING, (w, net.width))
   table = (rows[:, None] + columns).reshape(h * w, net.width)
   return table[: math.prod(net.grid)]
 
@@ -61,7 +61,8 @@ class Net(nn.Module):
 
   Where the condition enters a block: time through AdaLN in front of both
   attentions, the class through AdaLN in front of the MLP, text through
-  cross-attention. A net without time has the class in front of both.
+  cross-attention, and with `pooled_text` its mean where the class would be. A
+  net without time has the class in front of both.
 
   Attributes:
     vocab_size: K. The table of tokens has K + 1 rows, the last for MASK; a
@@ -87,6 +88,8 @@ class Net(nn.Module):
     null_label: "no class" has a learnt row of its own; it is the mean of the
       classes otherwise.
     text_dim: features of a text token; 0 for no text.
+    pooled_text: AdaLN hears the mean of the text as well, which no published
+      system here has: a small net then learns sooner to follow captions.
     head_bias: the last layer has a bias.
     dropout: rate on the embedding and on what joins the residual stream.
     attention_dropout: rate on attention weights.
@@ -112,6 +115,7 @@ class Net(nn.Module):
   labels: int = 0
   null_label: bool = False
   text_dim: int = 0
+  pooled_text: bool = False
   head_bias: bool = True
   dropout: float = 0.0
   attention_dropout: float = 0.0
@@ -141,6 +145,8 @@ class Net(nn.Module):
         "A causal net reads ids, and has no time and no convolutions, which"
         " look ahead."
       )
+    if self.pooled_text and (self.labels or not self.text_dim):
+      raise ValueError("pooled_text needs text_dim, and labels = 0.")
     if self.position_grid and self.position != "row_column":
       raise ValueError("position_grid needs position='row_column'.")
     places = math.prod(self.position_grid or self.grid)
@@ -218,11 +224,11 @@ class Net(nn.Module):
       return _block.Dense(self.width, dtype=self.dtype, name="tokens")(z)
     rows = self.vocab_size + (not self.causal)
     table = nn.Embed(
-      rows, self.width, embedding_init=_block.NORMAL, name="tokens"
+      rows, self.width, embedding_init=_block.EMBEDDING, name="tokens"
     )
     if not self.causal:
       return table(z)
-    start = self.param("start", _block.NORMAL, (self.width,))
+    start = self.param("start", _block.EMBEDDING, (self.width,))
     if index is not None:
       return jnp.where(index == 0, start, table(z))
     start = jnp.broadcast_to(start, (z.shape[0], 1, self.width))
@@ -231,11 +237,15 @@ class Net(nn.Module):
   def _signal(self, t: Array | None, cond: Condition) -> Array | None:
     """What modulates the norms in front of the attentions: [b] or [b d]."""
     if self.time is None:
-      return cond.label
+      return self._topic(cond)
     if self.time == "sinusoidal":
       return _block.sinusoid(TIME_SCALE * t, self.width)
     step = jnp.round(t * self.time_steps).astype(jnp.int32) - 1
     return jnp.clip(step, 0, self.time_steps - 1)
+
+  def _topic(self, cond: Condition) -> Array | None:
+    """What modulates the norms in front of the MLPs: [b] or [b d]."""
+    return jnp.mean(cond.text, 1) if self.pooled_text else cond.label
 
   def _norms(self) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
     """Constructors of the norms before the attentions and before the MLP."""
@@ -246,6 +256,8 @@ class Net(nn.Module):
         rows=self.labels + self.null_label,
         mean_row=not self.null_label,
       )
+    elif self.pooled_text:
+      by_label = _block.AdaptiveNorm
     if self.time is None:
       return by_label, by_label
     rows = self.time_steps if self.time == "learnt" else None
@@ -296,5 +308,5 @@ class Net(nn.Module):
       train=train,
       name="blocks",
     )
-    x, _ = blocks(x, signal, cond.label, cond.text, index)
+    x, _ = blocks(x, signal, self._topic(cond), cond.text, index)
     return x

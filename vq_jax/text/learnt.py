@@ -16,6 +16,7 @@ FILES = ()
 
 END = 256  # Behind the last byte, up to the end.
 NORMAL = nn.initializers.normal(0.02)
+FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Encoder(nn.Module):
@@ -92,11 +93,11 @@ class Block(nn.Module):
     """[b m d] -> [b m d]."""
     width = x.shape[-1]
     y = nn.LayerNorm(name="attention_norm")(x)
-    qkv = nn.Dense(3 * width, name="qkv", kernel_init=NORMAL)(y)
+    qkv = nn.Dense(3 * width, name="qkv", kernel_init=FAN_IN)(y)
     split = "b m (three a d) -> three b m a d"
     q, k, v = einops.rearrange(qkv, split, three=3, a=self.heads)
     y = einops.rearrange(attend(q, k, v), "b m a d -> b m (a d)")
-    x += nn.Dense(width, name="out", kernel_init=NORMAL)(y)
+    x += nn.Dense(width, name="out", kernel_init=FAN_IN)(y)
     y = nn.LayerNorm(name="mlp_norm")(x)
-    y = nn.Dense(4 * width, name="up", kernel_init=NORMAL)(y)
-    return x + nn.Dense(width, name="down", kernel_init=NORMAL)(jax.nn.gelu(y))
+    y = nn.Dense(4 * width, name="up", kernel_init=FAN_IN)(y)
+    return x + nn.Dense(width, name="down", kernel_init=FAN_IN)(jax.nn.gelu(y))
