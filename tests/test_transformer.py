@@ -24,6 +24,7 @@ NETS = {
   "plain": SMALL,
   "causal": dict(SMALL, causal=True, head_bias=False),
   "text": dict(SMALL_VQD, text_dim=3),
+  "pooled_text": dict(SMALL, text_dim=3, pooled_text=True),
   "class": dict(SMALL_VQD, labels=3, mlp="conv", null_label=True),
   "class_without_time": dict(SMALL, labels=3, activation="tanh"),
   "codes": dict(SMALL, **LCMD),
@@ -116,6 +117,23 @@ def test_time_and_condition_are_heard(name):
       new = (value + 1) % 4 if field == "label" else value + 1.0
       changed = run(z, t, cond._replace(**{field: new}))
       assert np.abs(changed - base).max((1, 2)).min() > 1e-3
+
+
+def test_pooled_text_is_the_mean_through_the_norms_alone():
+  """Without attention to it the order of the text is not heard, its mean is."""
+  net, params = small("pooled_text")
+  z, t, cond = inputs(net)
+  cross = params["params"]["blocks"]["cross_attention"]["out"]
+  silent = jax.tree.map(np.zeros_like, cross)
+  blocks = {**params["params"]["blocks"]}
+  blocks["cross_attention"] = {**blocks["cross_attention"], "out": silent}
+  deaf = {"params": {**params["params"], "blocks": blocks}}
+  run = jax.jit(net.apply)
+  base = run(deaf, z, t, cond)
+  turned = run(deaf, z, t, cond._replace(text=cond.text[:, ::-1]))
+  np.testing.assert_allclose(turned, base, rtol=1e-4, atol=1e-4)
+  other = run(deaf, z, t, cond._replace(text=cond.text + 1.0))
+  assert np.abs(other - base).max((1, 2)).min() > 1e-3
 
 
 def test_time_zero_shares_the_first_row():
@@ -246,6 +264,8 @@ def test_starts_nearly_uniform_in_either_compute_type():
     ({"activation": "relu"}, "exact, sigmoid, tanh"),
     ({"position": "learned"}, "mean 'learnt'"),
     ({"time": "learned"}, "no time 'learned'.*sinusoidal"),
+    ({"pooled_text": True}, "pooled_text needs text_dim"),
+    ({"pooled_text": True, "text_dim": 3, "labels": 2}, "labels = 0"),
     ({"heads": 3}, "3 heads do not divide width 8"),
     ({"causal": True, "mlp": "conv"}, "look ahead"),
     ({"causal": True, "time": "learnt"}, "has no time"),

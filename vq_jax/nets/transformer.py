@@ -192,7 +192,10 @@ class Net(nn.Module):
     x = x.astype(self.dtype)
     x = self._blocks(x, self._signal(t, cond), cond, train, index)
     x = _block.layer_norm(name="norm")(x)
-    head = _block.Dense(self.vocab_size, self.head_bias, name="head")
+    # Quiet: training starts from the uniform distribution.
+    head = _block.Dense(
+      self.vocab_size, self.head_bias, kernel_init=_block.NORMAL, name="head"
+    )
     return head(x)
 
   def _check_inputs(
