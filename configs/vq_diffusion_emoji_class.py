@@ -13,8 +13,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Categories and styles of the emoji as classes."""
   c = emoji32_absorbing.get_config(arg)
   vq_diffusion_emoji_text.condition(c)
-  if arg != "smoke":
-    vq_diffusion_emoji_text.lengthen(c)
   return c
 
 

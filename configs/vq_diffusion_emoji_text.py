@@ -22,18 +22,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     buckets=64 if smoke else 4096,
   )
   condition(c)
-  if not smoke:
-    lengthen(c)
+  if not smoke:  # Names take longer than classes.
+    c.steps = 1500
+    c.every.update(evaluate=1500, save=500)
   c.net.update(labels=0, text_dim=c.text.dim, pooled_text=True)
   c.sample.update(captions=(), split="validation")
   c.evaluate.agreement = ("validation", "heldout")
   return c
-
-
-def lengthen(c: ml_collections.ConfigDict) -> None:
-  """That visible tokens are to be copied has to be learnt here as well."""
-  c.steps = 1500
-  c.every.update(evaluate=1500, save=500)
 
 
 def condition(c: ml_collections.ConfigDict) -> None:

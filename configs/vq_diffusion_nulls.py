@@ -9,7 +9,8 @@ It never saw an empty caption before:
 
   python -m vq_jax.main --mode=train --workdir=runs/emoji32/plain \
     --config=configs/vq_diffusion_emoji_text.py \
-    --config.condition.dropout=0 --config.condition.null=fixed
+    --config.condition.dropout=0 --config.condition.null=fixed \
+    --config.steps=720 --config.every.evaluate=720
 """
 
 import ml_collections
