@@ -57,8 +57,9 @@ VARIANTS = {
         attention=(32,),
         vocab_size=8192,
         quantizer="gumbel",
+        quantizer_options=dict(kl_weight=1e-8),
       ),
-      loss=dict(kl_weight=1e-8),
+      run=dict(temperature=dict(name="cosine")),
     ),
   ),
 }

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from vq_jax import evaluate, pictures, pipeline, plugins
 from vq_jax.data import _loader
 from vq_jax.features import lpips
-from vq_jax.tokenizer import losses, quantize
-from vq_jax.train import _adversary, optimizer
+from vq_jax.tokenizer import _gumbel, losses, quantize
+from vq_jax.train import _adversary, codebook, optimizer
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Params
 
@@ -26,11 +26,7 @@ EVALUATED = ("psnr", "l1")  # While training; `measure` adds the slow ones.
 def make_task(config: Config) -> Task:
   """A tokenizer of `config.tokenizer` for the images of `config.data`."""
   tokenizer = pipeline.build_tokenizer(config["tokenizer"])
-  if tokenizer.quantizer != "nearest" or tokenizer.kept_codes:
-    raise ValueError(
-      "Only tokenizers with quantizer='nearest' and all of their codes are"
-      " trained; others are converted and used."
-    )
+  codebook.check(tokenizer, config)
   optimizer.check_average(config["ema"])
   transform = plugins.call(
     optimizer.make_optimizer,
@@ -51,8 +47,12 @@ def make_task(config: Config) -> Task:
     inputs=("image",),
     evaluate=lambda state: _evaluate(tokenizer, config, validation, state),
     pictures={
-      "reconstructions": lambda state: _pairs(tokenizer, validation, state)
+      "reconstructions": lambda state: _pairs(tokenizer, validation, state),
+      "codebook": lambda state: codebook.picture(
+        tokenizer, config, validation, state.ema
+      ),
     },
+    warm=codebook.kmeans_start(tokenizer, config, train),
   )
 
 
@@ -71,9 +71,8 @@ def make_loss(*, lpips_weights: str = "", **terms: float):
     frozen = lpips.load(lpips_weights)
     perceptual = lambda x, y: lpips.distance(frozen, x, y)  # noqa: E731
   legal = ("l1", "l2", "perceptual_weight", "commitment", "codebook")
-  legal += ("vq_weight", "kl_weight")
   for name in terms:
-    if name not in legal:
+    if name not in (*legal, "vq_weight"):
       raise ValueError(plugins.unknown(name, legal, "config.loss has no key"))
 
   def objective(
@@ -84,7 +83,7 @@ def make_loss(*, lpips_weights: str = "", **terms: float):
       outputs,
       codes.latents,
       codes.quantized,
-      kl=codes.kl,
+      quantizer_loss=codes.loss,
       perceptual=perceptual,
       **terms,
     )
@@ -101,24 +100,31 @@ def make_update(
 ):
   """(state, batch, key) -> (state, metrics), pure.
 
-  State.extra is the idle counts [K]; with a game, (idle counts, `Rival`).
+  State.extra is the `codebook.Book`; with a game, (that, `Rival`).
   """
   size = tokenizer.vocab_size
-  patience = config["revive_after"]
+  temperature = _gumbel.make_temperature(config.get("temperature", {}))
+  tend = codebook.make_tend(tokenizer, config["revive_after"])
 
   def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    key_flip, key_drop, key_revive, key_game = jax.random.split(key, 4)
+    key_flip, key_drop, key_draw, key_revive, key_game = jax.random.split(
+      key, 5
+    )
     images = pipeline.to_float(batch["image"])
     if config["flip"]:
       images = flip(key_flip, images)
 
     def network(params: Params) -> tuple[Array, Any]:
-      # The one place that says what noise there is in training.
-      rngs = {"dropout": key_drop}
-      return tokenizer.apply({"params": params}, images, train=True, rngs=rngs)
+      return tokenizer.apply(
+        {"params": params},
+        images,
+        train=True,
+        temperature=temperature(state.step),
+        rngs={"dropout": key_drop, "gumbel": key_draw},
+      )
 
     parts = network, functools.partial(objective, images), state.params
-    idle, rival = state.extra if game else (state.extra, None)
+    book, rival = state.extra if game else (state.extra, None)
     if game:
       grads, metrics, codes, rival = _adversary.play(
         game, *parts, rival, images, key_game, state.step
@@ -126,19 +132,18 @@ def make_update(
     else:
       grads, metrics, codes = _gradients(*parts)
     params, moments = apply_gradients(transform, grads, metrics["loss"], state)
-    old = state.ema
-    if patience:
-      params, idle, revived = _revive(key_revive, params, idle, codes, patience)
-      metrics["revived_codes"] = jnp.sum(revived)
-      old = _adopt(old, params, revived)
+    params, old, book, revived = tend(
+      key_revive, book, state.params, params, state.ema, codes
+    )
     counts = quantize.histogram(codes.ids, size)
     metrics |= {
+      **revived,
       "codebook_usage": quantize.usage(counts),
       "codebook_perplexity": quantize.perplexity(counts),
     }
     step = state.step + 1
     ema = optimizer.average(old, params, step, **config["ema"])
-    extra = (idle, rival) if game else idle
+    extra = (book, rival) if game else book
     new = State(step, state.ok, params, ema, moments, extra)
     return new, metrics
 
@@ -163,30 +168,6 @@ def flip(key: Key, images: Array) -> Array:
   """Mirrors each image [b h w c] with probability 1/2."""
   heads = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
   return jnp.where(heads, images[:, :, ::-1], images)
-
-
-def _revive(key: Key, params: Params, idle: Array, codes: Any, patience: int):
-  """Dead codes restart from encoder outputs -> (params, idle, revived [K])."""
-  codebook, idle, revived = quantize.revive(
-    key,
-    params["quantize"]["codebook"],
-    idle,
-    codes.latents,
-    codes.ids,
-    patience=patience,
-  )
-  part = {**params["quantize"], "codebook": codebook}
-  return {**params, "quantize": part}, idle, revived
-
-
-def _adopt(ema: Params, params: Params, revived: Array) -> Params:
-  """The average of a code that has just been born is the code."""
-  codebook = jnp.where(
-    revived[:, None],
-    params["quantize"]["codebook"],
-    ema["quantize"]["codebook"],
-  )
-  return {**ema, "quantize": {**ema["quantize"], "codebook": codebook}}
 
 
 def initial(config: Config) -> Callable[[Key], Params]:
@@ -233,13 +214,13 @@ def _init(
   tokenizer: Any, transform: Any, game: _adversary.Game | None, key: Key
 ) -> State:
   params = pipeline.init_tokenizer(tokenizer, key)
-  idle = jnp.zeros(tokenizer.vocab_size, jnp.int32)
+  book = codebook.start(tokenizer)
   if game is None:
-    return new_state(params, transform.init(params), idle)
+    return new_state(params, transform.init(params), book)
   side = tokenizer.image_size
   shape = (side, side, tokenizer.image_channels)
   rival = _adversary.new_rival(game, shape, jax.random.fold_in(key, 1))
-  return new_state(params, transform.init(params), (idle, rival))
+  return new_state(params, transform.init(params), (book, rival))
 
 
 def _evaluate(
