@@ -1,5 +1,6 @@
 """Losses by the number of masks: the truth, and where they are kept."""
 
+import functools
 import itertools
 import json
 
@@ -93,7 +94,7 @@ def test_losses_are_measured_once_for_a_checkpoint(tmp_path, monkeypatch):
   assert levels.known(config, tmp_path, 1, {}) is config  # Nothing asks.
   config["sampler"]["schedule"] = "optimal"
   system, prior = build_system(config), pipeline.build_prior(config["prior"])
-  params = init_system(system, jax.random.key(0))
+  params = jax.jit(functools.partial(init_system, system))(jax.random.key(0))
   run = (params, np.arange(2), {})
   with pytest.raises(ValueError, match="a trained model's losses"):
     sampling.make_generator(config, system, prior)(*run)
