@@ -42,7 +42,8 @@ def edit(
     workdir: a trained prior.
     mesh: of devices.
     image: path of a picture; what is not opaque is painted.
-    mask: path of a picture of the same size; what is white is painted.
+    mask: path of a picture of the same proportions, scaled to its size; what is
+      white is painted.
     caption: what it shall show, for a system with text.
     label: likewise, for a system with classes; None draws one per variant.
 
@@ -89,13 +90,15 @@ def read(image: str | None, mask: str | None) -> tuple[np.ndarray, np.ndarray]:
   change = rgba[..., 3] < 255
   if mask:
     with Image.open(mask) as file:
-      white = np.asarray(file.convert("L")) > 127
-    if white.shape != change.shape:
-      sizes = [f"{x.shape[1]} x {x.shape[0]}" for x in (change, white)]
+      grey = file.convert("L")
+    (h, w), sides = change.shape, grey.size
+    if sides[0] * h != sides[1] * w:
       raise ValueError(
-        f"The image is {sizes[0]} pixels, the mask {sizes[1]}; make them alike."
+        f"The image is {w} x {h} pixels, the mask {sides[0]} x {sides[1]}; give"
+        " them the same proportions."
       )
-    change = change | white
+    grey = grey.resize((w, h), Image.Resampling.NEAREST)
+    change = change | (np.asarray(grey) > 127)
   return rgba[..., :3], change
 
 
