@@ -172,13 +172,15 @@ def test_outpainting_keeps_the_picture_and_paints_around_it(run, tmp_path):
     assert min(page.size) > 32
 
 
-def test_a_mask_adds_to_what_is_transparent(tmp_path):
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_mask_adds_to_what_is_transparent(tmp_path, scale):
   opaque = np.ones((6, 8), bool)
   opaque[0, 0] = False
   pixels, image = picture(tmp_path, 6, 8, opaque)
   white = np.zeros((6, 8), np.uint8)
   white[3:, 5:] = 255
-  Image.fromarray(white).save(tmp_path / "mask.png")
+  larger = white.repeat(scale, 0).repeat(scale, 1)
+  Image.fromarray(larger).save(tmp_path / "mask.png")
   found, change = edit.read(image, str(tmp_path / "mask.png"))
   np.testing.assert_array_equal(found, pixels[..., :3])
   np.testing.assert_array_equal(change, (white > 0) | ~opaque)
