@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.steps = 1500
     c.every.update(evaluate=1500, save=500)
   c.net.update(labels=0, text_dim=c.text.dim, pooled_text=True)
-  c.sample.update(captions=(), split="validation")
+  c.sample.update(captions=(), split="validation", guidance=1.0)
   c.evaluate.agreement = ("validation", "heldout")
   return c
 
