@@ -15,6 +15,7 @@ from vq_jax.train import (
   actions,
   checkpoint,
   layout,
+  likelihood,
   loop,
   optimizer,
   sampling,
@@ -53,7 +54,10 @@ def points(name, arg=""):
 
 def check_vqgan(config):
   tokenizer = pipeline.build_tokenizer(config["tokenizer"])
-  vqgan.make_loss(tokenizer, **{**config["loss"], "lpips_weights": ""})
+  if config["stage"] == "likelihood":
+    likelihood.check(config, tokenizer)
+  else:
+    vqgan.make_loss(tokenizer, **{**config["loss"], "lpips_weights": ""})
   source = plugins.resolve("data", config["data"]["name"]).source
   section = {k: v for k, v in config["data"].items() if k != "name"}
   plugins.check(source, section, "config.data", ("split",))
@@ -79,7 +83,11 @@ def check_prior(config):
   )
 
 
-CHECKS = {"vqgan": check_vqgan, "prior": check_prior}
+CHECKS = {
+  "vqgan": check_vqgan,
+  "likelihood": check_vqgan,
+  "prior": check_prior,
+}
 
 
 def check(config):

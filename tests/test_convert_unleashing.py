@@ -142,7 +142,7 @@ def test_the_gumbel_tokenizer_is_the_official_one(monkeypatch):
     module,
     {"params": params},
     images,
-    {"train": True, "rngs": rngs},
+    {"train": True, "rngs": rngs, "temperature": 0.6},
     l1=0.5,
     kl_weight=5e-4,
   )

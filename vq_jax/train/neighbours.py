@@ -118,7 +118,8 @@ def _features(options: Options, extractor: Any) -> tuple[str, Features]:
     embed = jax.jit(lambda p, x: lpips.embedding(p, 2.0 * x - 1.0))
     return "lpips", functools.partial(embed, params)
   embed = jax.jit(lambda p, x: extractor.image_features(p, x)[0])
-  return extractor.NAME, functools.partial(embed, extractor.load())
+  name = extractor.__name__.rpartition(".")[2]
+  return name, functools.partial(embed, extractor.load())
 
 
 def _rows(
