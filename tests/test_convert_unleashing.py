@@ -237,7 +237,11 @@ def test_an_old_file_has_no_head():
 @pytest.mark.parametrize(
   ("key", "shape", "message"),
   [
-    ("encoder.blocks.1.gate.weight", (3,), r"'encoder\.blocks\.1\.gate\.w"),
+    (
+      "encoder.blocks.1.gate.weight",
+      (3,),
+      "'encoder/down_0/block_0/gate/scale'",
+    ),
     ("generator.blocks.7.weight", (3,), r"'generator\.blocks\.7\.weight'"),
     ("encoder.blocks.6.bias", None, "lacks the tensor 'encoder/conv_out/bias'"),
     ("generator.logsigma.2.bias", None, "'decoder/logsigma/out/bias'"),
