@@ -73,7 +73,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # patience ends training after that many evaluations without a better bound.
   c.every = dict(log=20, evaluate=720, save=360, patience=0)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
-  c.evaluate = dict(batch=32, limit=256, features="emoji", seed=0)
+  c.evaluate = dict(
+    batch=32,
+    limit=256,  # Validation images, while training.
+    features="emoji",
+    seed=0,
+    # Bits per dimension: tokens of a tokenizer with a likelihood head, where
+    # the run's own has none (configs/emoji32_likelihood.py).
+    head="",
+    pixels=dict(levels=256, dequantize=True),
+    neighbours=dict(samples=128, k=7, lpips_weights=""),
+  )
   return smoke(c) if arg == "smoke" else c
 
 

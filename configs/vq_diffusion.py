@@ -135,7 +135,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.every = dict(log=100, evaluate=10_000, save=5_000, patience=0)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
   c.evaluate = dict(
-    batch=64, limit=2048, features="emoji", seed=0, agreement=("validation",)
+    batch=64,
+    limit=2048,
+    features="emoji",
+    seed=0,
+    agreement=("validation",),
+    head="",
+    pixels=dict(levels=256, dequantize=True),
+    neighbours=dict(samples=128, k=7, lpips_weights=""),
   )
   if smoke:
     c.net.update(layers=1, width=32, heads=2, text_dim=16, dtype="float32")

@@ -16,6 +16,7 @@ from vq_jax.train import (
   actions,
   checkpoint,
   layout,
+  likelihood,
   loop,
   optimizer,
   sampling,
@@ -58,8 +59,11 @@ def points(name, arg=""):
 
 
 def check_vqgan(config):
-  pipeline.build_tokenizer(config["tokenizer"])
-  vqgan.make_loss(**{**config["loss"], "lpips_weights": ""})
+  tokenizer = pipeline.build_tokenizer(config["tokenizer"])
+  if config["stage"] == "likelihood":
+    likelihood.check(config, tokenizer)
+  else:
+    vqgan.make_loss(**{**config["loss"], "lpips_weights": ""})
   source = plugins.resolve("data", config["data"]["name"]).source
   section = {k: v for k, v in config["data"].items() if k != "name"}
   plugins.check(source, section, "config.data", ("split",))
@@ -88,7 +92,11 @@ def check_prior(config):
   )
 
 
-CHECKS = {"vqgan": check_vqgan, "prior": check_prior}
+CHECKS = {
+  "vqgan": check_vqgan,
+  "likelihood": check_vqgan,
+  "prior": check_prior,
+}
 
 
 def check(config):

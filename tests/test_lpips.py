@@ -78,6 +78,15 @@ def test_distance_is_the_definition(params):
   np.testing.assert_allclose(distances, expected, rtol=1e-4)
 
 
+def test_distance_is_a_squared_distance_of_embeddings(params):
+  x, y = images(1), images(2)
+  embed = jax.jit(lpips.embedding)
+  gap = np.asarray(embed(params, x), np.float64) - embed(params, y)
+  np.testing.assert_allclose(
+    np.square(gap).sum(1), distance(params, x, y), rtol=1e-5
+  )
+
+
 def test_distance_is_symmetric_and_zero_on_the_diagonal(params):
   x, y = images(1), images(2)
   forth, back = distance(params, x, y), distance(params, y, x)

@@ -1,11 +1,8 @@
 """The VQGAN tokenizer against the official implementations' numbers.
 
-golden/taming_*.npz and golden/ul_vqgan*.npz hold inputs, weights under the
-official names, outputs and gradient norms of tiny models; layouts are NCHW and
-OIHW. `convert.taming` and the rules here map both to ours.
+test_convert_unleashing.py has those of the other family.
 """
 
-import pathlib
 import re
 
 import flax
@@ -13,19 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from autoencoders import CLOSE, check_norms, golden, run, shapes
 
-from vq_jax.convert import _keys, taming
-from vq_jax.tokenizer import losses, quantize, vqgan
-
-GOLDEN = pathlib.Path(__file__).parent / "golden"
-CLOSE = {"rtol": 2e-4, "atol": 2e-4}
-RELEASED = {"commitment": 1.0, "codebook": 0.25}
-UNLEASHED = {
-  "projections": False,
-  "final_swish": False,
-  "decoder_extra": 0,
-  "unit_range": True,
-}
+from vq_jax.convert import taming
+from vq_jax.tokenizer import losses, vqgan
 
 
 def sizes(side, multipliers, blocks, attention, latent_dim, k, d, channels=32):
@@ -44,109 +32,7 @@ def sizes(side, multipliers, blocks, attention, latent_dim, k, d, channels=32):
 TWO_LEVELS = sizes(32, (1, 2), 1, (16,), 16, 64, 16)
 THREE_LEVELS = sizes(16, (1, 1, 2), 2, (8,), 8, 48, 12)
 NO_ATTENTION = sizes(16, (1, 1), 1, (), 8, 32, 8)
-UNLEASHED_TWO = {**sizes(32, (1, 2), 1, (16,), 12, 48, 12), **UNLEASHED}
 TINY = {**sizes(16, (1, 1), 1, (), 6, 10, 5, channels=4), "groups": 2}
-
-
-def golden(case):
-  """What was recorded, channels last, and the official weights."""
-  data, state = {}, {}
-  with np.load(GOLDEN / f"{case}.npz") as file:
-    for name, value in file.items():
-      last = value.ndim == 4 and value.shape[-1] != 3
-      data[name] = np.moveaxis(value, 1, -1) if last else value
-  for path in sorted(GOLDEN.glob(f"{case}.weights*npz")):
-    with np.load(path) as file:
-      state.update({k: v.astype(np.float32) for k, v in file.items()})
-  return data, state
-
-
-def unleashed_modules(levels, blocks, attends):
-  """Our names of the official flat lists: encoder, generator."""
-  halves = []
-  for name, order in (("down", range(levels)), ("up", range(levels)[::-1])):
-    stages, last = [], order[-1]
-    for i in order:
-      for j in range(blocks):
-        stages.append(f"{name}_{i}/block_{j}")
-        stages += [f"{name}_{i}/attn_{j}"] * attends[i]
-      stages += [f"{name}_{i}/{name}sample"] * (i != last)
-    halves.append(stages)
-  mid = ["mid/block_1", "mid/attn_1", "mid/block_2"]
-  head = ["norm_out", "conv_out"]
-  return {
-    "encoder": ["conv_in", *halves[0], *mid, *head],
-    "generator": ["conv_in", *mid, *halves[1], *head],
-  }
-
-
-def unleashed_rules(modules):
-  """generator.blocks.1.conv_out.bias -> decoder/mid/block_1/nin_shortcut."""
-  end = r"\.(weight|bias)"
-  rules = [
-    (r"quantize\.(?:embedding|embed)\.weight", "quantize/codebook"),
-    (rf"quantize\.proj{end}", r"quantize/proj/\1"),
-  ]
-  for half, names in modules.items():
-    ours = "decoder" if half == "generator" else half
-    for i, name in enumerate(names):
-      there, here = rf"{half}\.blocks\.{i}", f"{ours}/{name}"
-      rules += [
-        (there + end, rf"{here}/\1"),
-        (rf"{there}\.conv_out{end}", rf"{here}/nin_shortcut/\1"),
-        (rf"{there}\.(\w+){end}", rf"{here}/\1/\2"),
-      ]
-  return rules
-
-
-def idle(key, state):
-  """The likelihood head, and 1x1 convolutions of blocks that need none."""
-  block, found, _ = key.rpartition(".conv_out.")
-  same = found and (
-    state[f"{block}.norm1.bias"].shape == state[f"{block}.norm2.bias"].shape
-  )
-  return same or key.startswith("generator.logsigma.")
-
-
-def paths(tree):
-  """{path: leaf}."""
-  leaves, _ = jax.tree.flatten_with_path(tree)
-  string = jax.tree_util.keystr
-  return {string(p, simple=True, separator="/"): x for p, x in leaves}
-
-
-def shapes(module):
-  """The parameters, not computed."""
-  image = jnp.zeros((1, module.factor, module.factor, module.image_channels))
-  return jax.eval_shape(module.init, jax.random.key(0), image)["params"]
-
-
-def check_norms(slopes, rules, state, keys, norms):
-  """Gradient norms, tensor by tensor; zero or NaN where there is none."""
-  ours = paths(slopes)
-  for key, norm in zip(keys, norms, strict=True):
-    place = _keys.locate(key, state[key], rules)
-    if place is None or place[0] not in ours:
-      assert not norm > 0.0, key
-    else:
-      found = np.linalg.norm(ours.pop(place[0]))
-      np.testing.assert_allclose(found, norm, 2e-3, 1e-5, err_msg=key)
-  assert not ours
-
-
-def run(module, variables, images, **weights):
-  """Loss with its parts, outputs, codes, and both gradients."""
-
-  def loss(variables, images):
-    outputs, codes = module.apply(variables, images)
-    total, metrics = losses.stage_one(
-      images, outputs, codes.latents, codes.quantized, **RELEASED, **weights
-    )
-    return total, (metrics, outputs, codes)
-
-  grad = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-  (_, rest), (slopes, slope) = grad(variables, images)
-  return *rest, slopes["params"], slope
 
 
 @pytest.mark.parametrize(
@@ -169,78 +55,6 @@ def test_outputs_and_gradients_are_the_official_ones(case, fields):
   np.testing.assert_allclose(metrics["loss"], data["loss_l1_plus_q"], 2e-4)
   np.testing.assert_allclose(slope, data["grad_image"], 2e-3, 2e-6)
   check_norms(slopes, taming.RULES, state, state, data["grad_norms"])
-
-
-def test_unleashed_variant_is_the_official_one():
-  data, state = golden("ul_vqgan")
-  modules = unleashed_modules(2, 1, (False, True))
-  used = {k: v for k, v in state.items() if not idle(k, state)}
-  rules = unleashed_rules(modules)
-  module = vqgan.Tokenizer(**UNLEASHED_TWO)
-  params = _keys.tree(used, rules, {}, shapes(module), "The file")
-  metrics, outputs, codes, slopes, _ = run(
-    module,
-    {"params": params},
-    2.0 * data["image"] - 1.0,  # Theirs are in [0, 1].
-    l1=0.5,  # So our error is twice theirs.
-  )
-  np.testing.assert_array_equal(codes.ids, data["indices"])
-  np.testing.assert_allclose(codes.latents, data["encoder_out"], **CLOSE)
-  np.testing.assert_allclose((outputs + 1.0) / 2.0, data["recon"], **CLOSE)
-  np.testing.assert_allclose(metrics["vq"], data["codebook_loss"], rtol=2e-4)
-  counts = quantize.histogram(codes.ids, module.vocab_size)
-  perplexity = quantize.perplexity(counts)
-  np.testing.assert_allclose(perplexity, data["perplexity"], rtol=1e-5)
-  check_norms(slopes, rules, state, state, data["grad_norms"])
-
-
-@pytest.mark.parametrize(
-  ("case", "quantizer"), [("train", "gumbel_soft"), ("eval", "gumbel")]
-)
-def test_unleashed_gumbel_variant_is_the_official_one(
-  monkeypatch, case, quantizer
-):
-  """Theirs sees mixtures in training and one drawn code, with the gradient of
-  the mixture, in evaluation; temperature 1, KL weight 5e-4."""
-  data, state = golden("ul_vqgan_gumbel")
-  used = {k: v for k, v in state.items() if not idle(k, state)}
-  rules = unleashed_rules(unleashed_modules(2, 1, (False, True)))
-  module = vqgan.Tokenizer(
-    **sizes(16, (1, 1), 1, (8,), 12, 48, 12), **UNLEASHED, quantizer=quantizer
-  )
-  params = _keys.tree(used, rules, {}, shapes(module), "The file")
-  noise = -np.log(data[f"{case}_exp_noise"])
-  monkeypatch.setattr(jax.random, "gumbel", lambda key, shape, dtype: noise)
-  images = 2.0 * data["image"] - 1.0
-
-  def loss(params):
-    outputs, codes = module.apply(
-      {"params": params},
-      images,
-      train=True,
-      rngs={"gumbel": jax.random.key(0)},
-    )
-    total, metrics = losses.stage_one(
-      images,
-      outputs,
-      codes.latents,
-      codes.quantized,
-      quantizer_loss=codes.loss,
-      l1=0.5,  # Our range is twice theirs.
-    )
-    return total, (metrics, outputs, codes)
-
-  grad = jax.jit(jax.grad(loss, has_aux=True))
-  slopes, (metrics, outputs, codes) = grad(params)
-  np.testing.assert_array_equal(codes.ids, data[f"{case}_indices"])
-  np.testing.assert_allclose(
-    codes.latents, data[f"{case}_encoder_out"], **CLOSE
-  )
-  np.testing.assert_allclose(
-    (outputs + 1.0) / 2.0, data[f"{case}_recon"], **CLOSE
-  )
-  np.testing.assert_allclose(metrics["vq"], data[f"{case}_codebook_loss"], 2e-4)
-  check_norms(slopes, rules, state, state, data[f"{case}_grad_norms"])
 
 
 def test_loss_with_a_perceptual_term_is_the_official_one():
@@ -287,15 +101,6 @@ def test_public_models_have_their_size():
   assert f8.factor == 8
   assert count(shapes(f8)["encoder"]) == 26_345_728
   assert count(shapes(f8)["decoder"]) == 38_316_163
-
-
-def test_unleashed_model_has_its_size_up_to_what_it_never_uses():
-  """65,779,974 counts 1x1 convolutions nobody calls and a likelihood head."""
-  unused = {512: 7, 256: 6, 128: 7}  # Blocks that keep their width, by width.
-  idle = sum(n * width * (width + 1) for width, n in unused.items())
-  head = 128 * (9 * 128 + 1) + 3 * (128 + 1)
-  ours = count(shapes(vqgan.Tokenizer(**UNLEASHED)))
-  assert ours + idle + head == 65_779_974
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import numpy as np
 
 from vq_jax import pipeline, plugins
 from vq_jax.data import _loader
+from vq_jax.tokenizer import losses
 from vq_jax.types import Batch, Key, Params
 
 Source = Sequence[Mapping[str, Any]]
@@ -73,9 +74,47 @@ def reconstructions(
     }
 
 
-def originals(source: Source, batch: int) -> Iterator[dict]:
-  """Batches of real in [0, 1], caption, mask: a whole source, in order."""
-  for rows in _loader.padded(source, ("image", "caption"), batch):
+def densities(
+  tokenizer: Any,
+  params: Params,
+  source: Source,
+  batch: int,
+  limit: int | None = None,
+  **options: Any,
+) -> Iterator[dict]:
+  """Batches of pixel_nats, mask: images under a tokenizer with `logsigma`.
+
+  Args:
+    tokenizer: a Linen tokenizer with a likelihood head.
+    params: its weights.
+    source: of images, and of their ids, where those are known already.
+    batch: examples at a time.
+    limit: at most that many examples.
+    **options: of `losses.pixel_nats`.
+
+  Yields:
+    Numpy arrays with a leading axis of `batch`.
+  """
+
+  @jax.jit
+  def score(params: Params, pixels: jax.Array, ids: jax.Array | None):
+    images = pipeline.to_float(pixels)
+    if ids is None:
+      ids = pipeline.encode(tokenizer, params, pixels)
+    normal = tokenizer.apply({"params": params}, ids, method="gaussian")
+    return losses.pixel_nats(images, *normal, **options)
+
+  keys = [key for key in ("image", "ids") if key in source[0]]
+  for rows in _loader.padded(source, keys, batch, limit):
+    nats = score(params, rows["image"], rows.get("ids"))
+    yield {"pixel_nats": np.asarray(nats), "mask": rows["mask"]}
+
+
+def originals(
+  source: Source, batch: int, limit: int | None = None
+) -> Iterator[dict]:
+  """Batches of real in [0, 1], caption, mask, in the source's order."""
+  for rows in _loader.padded(source, ("image", "caption"), batch, limit):
     real = rows.pop("image").astype(np.float32) / 255.0
     yield {"real": real, **rows}
 

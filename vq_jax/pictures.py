@@ -53,6 +53,23 @@ def table(
   return np.asarray(picture)
 
 
+def labelled(
+  images: np.ndarray, labels: Sequence[str], columns: int, scale: int = 2
+) -> np.ndarray:
+  """A grid of images [b h w c] with a line of text under each of them."""
+  height, width = (side * scale for side in images.shape[1:3])
+  font = ImageFont.load_default(12)
+  cells = []
+  for image, label in zip(images, labels, strict=True):
+    cell = Image.new("RGB", (width, height + 16), "white")
+    large = image.repeat(scale, 0).repeat(scale, 1)
+    cell.paste(Image.fromarray(large), (0, 0))
+    where = (width / 2, height + 8)
+    ImageDraw.Draw(cell).text(where, label, "black", font, anchor="mm")
+    cells.append(np.asarray(cell))
+  return grid(np.stack(cells), columns, scale=1)
+
+
 def pairs(
   real: np.ndarray, fake: np.ndarray, columns: int, scale: int = 2
 ) -> np.ndarray:

@@ -58,6 +58,12 @@ PICTURES = (
     "Denoising",
     "Each row is one image; from left to right its tokens are revealed.",
   ),
+  (
+    "prior/neighbours.png",
+    "Nearest training pictures",
+    "Each row is a sample and the training pictures nearest to it, with their"
+    " distances.",
+  ),
   ("tokenizer-curves.png", "Tokenizer training", ""),
   ("prior-curves.png", "Prior training", ""),
 )

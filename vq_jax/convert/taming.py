@@ -9,12 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vq_jax import plugins
-from vq_jax.convert import _keys, _torch
+from vq_jax.convert import _keys, _torch, _vqgan
 
 WHERE = "The VQGAN checkpoint"
 
@@ -83,7 +81,7 @@ def tokenizer(
     **_levels(state, image_size),
   }
   module = plugins.build("tokenizer", "Tokenizer", section, "the tokenizer")
-  params = _keys.tree(state, RULES, DROPS, _abstract(module), WHERE)
+  params = _keys.tree(state, RULES, DROPS, _vqgan.abstract(module), WHERE)
   if to_small is None:
     return section, params
   remap = kept_codes(to_small, section["vocab_size"])
@@ -218,9 +216,3 @@ def _levels(state: _keys.State, image_size: int) -> dict[str, Any]:
     "decoder_extra": up - blocks,
     "attention": tuple(image_size >> i for i in range(levels) if attends[i]),
   }
-
-
-def _abstract(module: Any) -> Any:
-  """The tree that `module` needs, not computed."""
-  image = jnp.zeros((1, module.factor, module.factor, module.image_channels))
-  return jax.eval_shape(module.init, jax.random.key(0), image)["params"]

@@ -121,6 +121,25 @@ def _unit(x: Array) -> Array:
   return x / (jnp.where(square > 0.0, norm, 0.0) + 1e-10)
 
 
+def embedding(params: Mapping[str, Array], images: Array) -> Array:
+  """What LPIPS is the squared Euclidean distance of.
+
+  Args:
+    params: see `distance`; their heads `lin` have no negative weight.
+    images: [b h w 3] in [-1, 1], at least 16 pixels a side.
+
+  Returns:
+    [b d], float32: |embedding(x) - embedding(y)|^2 = distance(x, y). d is about
+    120 numbers a pixel.
+  """
+  parts = []
+  for i, x in enumerate(features(params, images)):
+    b, h, w = x.shape[:3]
+    scaled = _unit(x) * jnp.sqrt(params[f"lin{i}"] / (h * w))
+    parts.append(scaled.reshape(b, -1))
+  return jnp.concatenate(parts, 1)
+
+
 def distance(params: Mapping[str, Array], x: Array, y: Array) -> Array:
   """sum_i mean_hw w_i . (f_i(x) - f_i(y))^2 (arXiv:1801.03924, eq. 1).
 

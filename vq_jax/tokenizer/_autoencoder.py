@@ -187,11 +187,11 @@ class Half(nn.Module):
     """The bottleneck."""
     return Mid(self.groups, self.dropout, self.dtype, name="mid")
 
-  def head(self, x: Array) -> Array:
-    """[b h w c] -> [b h w features]."""
+  def head(self, x: Array) -> tuple[Array, Array]:
+    """[b h w c] -> what the last convolution reads, and [b h w features]."""
     x = _norm(x, self.groups, self.dtype, "norm_out")
     x = nn.swish(x) if self.final_swish else x
-    return _conv(self.features, self.dtype, "conv_out")(x)
+    return x, _conv(self.features, self.dtype, "conv_out")(x)
 
 
 class Encoder(Half):
@@ -205,17 +205,49 @@ class Encoder(Half):
     for i in range(last + 1):
       resample = Downsample if i < last else None
       x = self.stage(i, resample, "down")(x, train)
-    return self.head(self.mid()(x, train))
+    return self.head(self.mid()(x, train))[1]
+
+
+class LogSigma(nn.Module):
+  """The logarithm of a standard deviation: [b h w c] -> [b h w features].
+
+  The head of arXiv:2111.12701, section 4.1.1, as in the released code.
+  """
+
+  features: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """x is taken as it is: no gradient goes back. float32."""
+    x = jax.lax.stop_gradient(x)
+    x = nn.relu(_conv(x.shape[-1], self.dtype, "hidden")(x))
+    # At first about a tenth everywhere, for pixels in [0, 1]: a usual error.
+    kwargs = {
+      "kernel_init": nn.initializers.zeros,
+      "bias_init": nn.initializers.constant(-2.0),
+    }
+    x = nn.Dense(self.features, dtype=self.dtype, name="out", **kwargs)(x)
+    return x.astype(jnp.float32)
 
 
 class Decoder(Half):
-  """[b h' w' d] -> [b h w features], from the coarsest level to the finest."""
+  """[b h' w' d] -> [b h w features], from the coarsest level to the finest.
+
+  Attributes:
+    logsigma: has a `LogSigma` beside the last convolution.
+  """
+
+  logsigma: bool = False
 
   @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
-    """All levels but the finest double the size."""
+  def __call__(self, x: Array, train: bool) -> tuple[Array, Array | None]:
+    """All levels but the finest double the size. Outputs, and log sigma."""
     x = _conv(self.widths[-1], self.dtype, "conv_in")(x)
     x = self.mid()(x, train)
     for i in reversed(range(len(self.widths))):
       x = self.stage(i, Upsample if i else None, "up")(x, train)
-    return self.head(x)
+    x, outputs = self.head(x)
+    if not self.logsigma:
+      return outputs, None
+    return outputs, LogSigma(self.features, self.dtype, name="logsigma")(x)

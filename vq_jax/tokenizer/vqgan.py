@@ -61,12 +61,14 @@ class Codes(NamedTuple):
     quantized: their codes, *before* `straight_through` [b h' w' d], float32.
     ids: indices of the codes [b n], int32, raster order; as `encode` has them.
     loss: see `quantize.Quantized`.
+    log_sigma: see `Tokenizer.gaussian`; None without `logsigma`.
   """
 
   latents: Array
   quantized: Array
   ids: Array
   loss: Array | None = None
+  log_sigma: Array | None = None
 
 
 class Tokenizer(nn.Module):
@@ -107,6 +109,8 @@ class Tokenizer(nn.Module):
     kept_codes: ids in a reduced vocabulary, for a trained tokenizer that is not
       trained on; 0 keeps all. `encode` and `decode` then speak small ids; codes
       that are not kept become id 0. The tables are the parameters `remap`.
+    logsigma: the decoder also says how sure it is of every pixel: a head for
+      likelihoods, which is trained by itself (`train.likelihood`).
     dtype: what is computed in. Parameters, latents, outputs are float32.
   """
 
@@ -128,6 +132,7 @@ class Tokenizer(nn.Module):
   quantizer: str = "nearest"
   quantizer_options: Mapping[str, Any] = FrozenDict()
   kept_codes: int = 0
+  logsigma: bool = False
   dtype: Any = jnp.float32
 
   def setup(self) -> None:
@@ -141,7 +146,9 @@ class Tokenizer(nn.Module):
       raise ValueError(f"kept_codes is not in 0..{self.vocab_size}.")
     self.encoder = self._half(Encoder, self.blocks, self.latent_dim)
     blocks = self.blocks + self.decoder_extra
-    self.decoder = self._half(Decoder, blocks, self.image_channels)
+    self.decoder = self._half(
+      Decoder, blocks, self.image_channels, logsigma=self.logsigma
+    )
     self.quantize = make_quantizer(
       self.quantizer,
       self.vocab_size,
@@ -155,7 +162,9 @@ class Tokenizer(nn.Module):
       self.quant_conv = nn.Dense(self.code_dim)
       self.post_quant_conv = nn.Dense(self.latent_dim)
 
-  def _half(self, kind: type[Half], blocks: int, features: int) -> Half:
+  def _half(
+    self, kind: type[Half], blocks: int, features: int, **fields: bool
+  ) -> Half:
     """An Encoder or Decoder of this tokenizer's sizes."""
     levels = range(len(self.multipliers))
     return kind(
@@ -167,6 +176,7 @@ class Tokenizer(nn.Module):
       groups=self.groups,
       dropout=self.dropout,
       dtype=self.dtype,
+      **fields,
     )
 
   @property
@@ -205,8 +215,8 @@ class Tokenizer(nn.Module):
       ids = self.remap.shrink(ids)
       through = quantized = self._codes(ids)
     ids = einops.rearrange(ids, "b h w -> b (h w)")
-    outputs = self.decode_latents(through, train=train)
-    return outputs, Codes(latents, quantized, ids, loss)
+    outputs, log_sigma = self._paint(through, train)
+    return outputs, Codes(latents, quantized, ids, loss, log_sigma)
 
   def encode(self, images: Array) -> Array:
     """Images [b h w c] in [-1, 1] -> ids [b n], int32, raster order.
@@ -228,19 +238,42 @@ class Tokenizer(nn.Module):
     Raises:
       ValueError: the grid does not have n positions.
     """
+    return self._paint(self._fill(ids, grid), False)[0]
+
+  def gaussian(
+    self, ids: Array, grid: tuple[int, int] | None = None
+  ) -> tuple[Array, Array]:
+    """p(pixels | ids): independent normal densities, for a `logsigma` model.
+
+    Args:
+      ids: see `decode`.
+      grid: see `decode`.
+
+    Returns:
+      The mean, which is what `decode` says, [b h w c] about [-1, 1]; log sigma
+      [b h w c] of pixels in [0, 1]. float32.
+    """
+    return self._paint(self._fill(ids, grid), False)
+
+  def decode_latents(self, quantized: Array, *, train: bool = False) -> Array:
+    """Codes [b h' w' d] -> images [b h w c], unclipped, float32."""
+    return self._paint(quantized, train)[0]
+
+  def _paint(self, quantized: Array, train: bool) -> tuple[Array, Array | None]:
+    """Codes [b h' w' d] -> images and log sigma [b h w c], float32."""
+    if self.projections:
+      quantized = self.post_quant_conv(quantized)
+    outputs, log_sigma = self.decoder(quantized, train)
+    outputs = outputs.astype(jnp.float32)
+    return 2.0 * outputs - 1.0 if self.unit_range else outputs, log_sigma
+
+  def _fill(self, ids: Array, grid: tuple[int, int] | None) -> Array:
+    """Ids [b n] -> codes [b h' w' d]."""
     h, w = self.grid if grid is None else grid
     if h * w != ids.shape[1]:
       raise ValueError(f"{ids.shape[1]} ids do not fill a grid of {h} x {w}.")
     codes = self._codes(ids)
-    codes = einops.rearrange(codes, "b (h w) d -> b h w d", h=h, w=w)
-    return self.decode_latents(codes)
-
-  def decode_latents(self, quantized: Array, *, train: bool = False) -> Array:
-    """Codes [b h' w' d] -> images [b h w c], unclipped, float32."""
-    if self.projections:
-      quantized = self.post_quant_conv(quantized)
-    outputs = self.decoder(quantized, train).astype(jnp.float32)
-    return 2.0 * outputs - 1.0 if self.unit_range else outputs
+    return einops.rearrange(codes, "b (h w) d -> b h w d", h=h, w=w)
 
   def _codes(self, ids: Array) -> Array:
     """Ids [..], small ones where the vocabulary is reduced -> codes [.. d]."""

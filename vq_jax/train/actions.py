@@ -40,7 +40,8 @@ def stage(config: Config) -> Any:
   module = plugins.resolve("train", config["stage"])
   if not hasattr(module, "make_task"):
     raise ValueError(
-      f"config.stage is 'vqgan' or 'prior', not {config['stage']!r}."
+      "config.stage is 'vqgan', 'likelihood' or 'prior', not"
+      f" {config['stage']!r}."
     )
   return module
 
@@ -140,7 +141,7 @@ def load(config: Config, workdir: pathlib.Path, mesh: Mesh) -> tuple:
 
 def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Writes <workdir>/tokens: shards, a manifest, and the tokenizer itself."""
-  if config["stage"] != "vqgan":
+  if config["stage"] == "prior":
     raise ValueError(
       "--mode=tokenize needs the config and workdir of a tokenizer."
     )

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from vq_jax.system import (
   init_system,
   make_model,
 )
-from vq_jax.train import frozen, layout, optimizer
+from vq_jax.train import frozen, layout, likelihood, neighbours, optimizer
 from vq_jax.train.request import Requests, Worded, asked, read_tokens
 from vq_jax.train.sampling import (
   check_sampling,
@@ -168,12 +168,27 @@ def bound(
     "bits": {},
     "unigram": {"vocab_size": prior.vocab_size, "counts": counts},
   }
+  limit = section["limit"]
+  batches = scores(config, system, prior, source, params, limit)
+  return evaluate.fold(metrics, batches)
+
+
+def scores(
+  config: Config,
+  system: System,
+  prior: Any,
+  source: Worded,
+  params: Params,
+  limit: int | None = None,
+) -> Iterator[Batch]:
+  """Batches of ids, bits per token, mask."""
+  section = config["evaluate"]
 
   def view(params: Params, request: Batch) -> Model:
     cond = condition(system, params, request)
     return make_model(system.net, params["net"], cond)
 
-  batches = evaluate.bits(
+  return evaluate.bits(
     view,
     params,
     prior,
@@ -181,9 +196,8 @@ def bound(
     jax.random.key(section["seed"]),
     keys=asked(system),
     batch=section["batch"],
-    limit=section["limit"],
+    limit=limit,
   )
-  return evaluate.fold(metrics, batches)
 
 
 def make_picture(config: Config, system: System, prior: Any):
@@ -211,12 +225,16 @@ def initial(config: Config) -> Callable[[Key], Params]:
 def measure(
   config: Config, workdir: pathlib.Path, mesh: Mesh, params: Params
 ) -> dict[str, float]:
-  """Bits per token, and how samples compare with the training images."""
+  """Bits per token and dimension; how samples compare with training images."""
   system = build_system(config)
   prior = pipeline.build_prior(config["prior"])
   validation = Worded(read_tokens(config, "validation"), system.text)
   params = params | frozen.load(system)
-  numbers = bound(config, system, prior, validation, params)
+  near = neighbours.options(config["evaluate"])
+  ids = validation.source.columns["ids"]
+  every = scores(config, system, prior, validation, params)
+  numbers = likelihood.of_prior(config, workdir, ids, every)
+  numbers |= bound(config, system, prior, validation, params)
   section = config["sample"]
   layout.check_batch(section["batch"], mesh, "config.sample.batch")
   name = config["evaluate"]["features"]
@@ -230,15 +248,20 @@ def measure(
   asks = {split: Requests(config, system, split) for split in agreement}
   train = Requests(config, system, "train", shuffle=True)
   images = make_painter(config, workdir, mesh, system, prior, params)
+  kept: list[np.ndarray] = []
+  fakes = neighbours.keep(images(train, section["count"]), kept, near.samples)
   batches = itertools.chain(
     evaluate.featured(
       evaluate.originals(real, section["batch"]), extractor, ("real",)
     ),
-    evaluate.featured(images(train, section["count"]), extractor, ("fake",)),
+    evaluate.featured(fakes, extractor, ("fake",)),
   )
   metrics: dict[str, dict] = {"frechet": {}, "prdc": {}}
   quality = evaluate.fold(metrics, batches)
   numbers |= {f"{name}_{key}": value for key, value in quality.items()}
+  numbers |= neighbours.measure(
+    near, kept, manifest["data"], workdir, extractor, section["batch"]
+  )
   for split, requests in asks.items():
     fakes = images(requests, len(requests.captions))
     found = evaluate.fold(

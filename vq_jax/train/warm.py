@@ -23,18 +23,25 @@ def null_tables(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
   return f"{norms}/embedding$"
 
 
+# What a run may have that the one it starts from had not.
+NEW = r"null|decoder/logsigma/.*"
+
+
 def merge(old: Params, fresh: Params, where: str, tables: str = "") -> Params:
   """The weights `old` in the shape of `fresh`.
 
   What stands for no condition may be new: features of no caption stay fresh,
   and tables of classes, which are named by the pattern `tables`, get the mean
-  of their rows, which is what a net without that row means by it.
+  of their rows, which is what a net without that row means by it. So may the
+  likelihood head of a tokenizer.
 
   Raises:
     ValueError: any other difference; names the tensor.
   """
   old, fresh = weights.flatten(old), weights.flatten(fresh)
-  spare = sorted(set(old) - set(fresh) - {"null"})
+  spare = sorted(
+    name for name in set(old) - set(fresh) if not re.fullmatch(NEW, name)
+  )
   if spare:
     raise ValueError(
       f"config.init_from={where}: this config has no weight {spare[0]!r}."
@@ -47,7 +54,7 @@ def merge(old: Params, fresh: Params, where: str, tables: str = "") -> Params:
 
 
 def _fit(name: str, old, fresh, where: str, tables: str) -> np.ndarray:
-  if old is None and name == "null":
+  if old is None and re.fullmatch(NEW, name):
     return fresh
   if old is None:
     raise ValueError(f"config.init_from={where} has no weight {name!r}.")
