@@ -105,11 +105,11 @@ def test_a_copied_training_image_is_found_and_shown(tmp_path):
   assert found["pixels_nearest_distance_of_validation"] > 0.1
   with Image.open(tmp_path / "neighbours.png") as picture:
     page = np.asarray(picture)
-  rows = [page[2 + i * (32 + pictures.GAP) :][:16] for i in range(2)]
+  rows = [page[2 + i * (80 + pictures.GAP) :][:64] for i in range(2)]
   for row, image in zip(rows, copies, strict=True):
     for column in range(2):  # The sample, and beside it what it is a copy of.
-      cell = row[:, 2 + column * (16 + pictures.GAP) :][:, :16]
-      np.testing.assert_array_equal(cell[::2, ::2], image)
+      cell = row[:, 2 + column * (64 + pictures.GAP) :][:, :64]
+      np.testing.assert_array_equal(cell[::8, ::8], image)
 
 
 def test_the_first_samples_are_kept_as_they_pass():

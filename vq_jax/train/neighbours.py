@@ -107,7 +107,7 @@ def draw(
     images += [sample, *(train[int(j)]["image"] for j in state.index[i])]
     labels += ["sample", *(f"{value:.3g}" for value in distances[i])]
   columns = 1 + state.index.shape[1]
-  scale = 2 if len(images[0]) <= 64 else 1
+  scale = max(64 // images[0].shape[1], 1)  # There must be room for numbers.
   return pictures.labelled(np.stack(images), labels, columns, scale)
 
 
