@@ -13,28 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from autoencoders import RELEASED, check_norms, golden, shapes
 from test_adversarial import released
-from test_tokenizer import (
-  NO_ATTENTION,
-  RELEASED,
-  TINY,
-  UNLEASHED,
-  check_norms,
-  golden,
-  idle,
-  shapes,
-  sizes,
-  unleashed_modules,
-  unleashed_rules,
-)
+from test_tokenizer import NO_ATTENTION, TINY
 
-from vq_jax.convert import _keys, taming
+from vq_jax import pipeline
+from vq_jax.convert import taming, unleashing_vqgan
 from vq_jax.tokenizer import adversarial, augment, discriminator, losses, vqgan
 from vq_jax.train import _adversary
 
 # What runs once or twice is not worth compiling well.
 ONCE = {"xla_backend_optimization_level": 0}
-UNLEASHED_SMALL = {**sizes(16, (1, 1), 1, (8,), 8, 24, 8), **UNLEASHED}
 
 
 def stub(x, y):
@@ -132,18 +121,18 @@ def unleashed(case):
     {k.removeprefix(p): v for k, v in state.items() if k.startswith(p)}
     for p in ("ae.", "disc.")
   )
-  rules = unleashed_rules(unleashed_modules(2, 1, (False, True)))
-  used = {k: v for k, v in state.items() if not idle(k, state)}
-  module = vqgan.Tokenizer(**UNLEASHED_SMALL)
-  params = _keys.tree(used, rules, {}, shapes(module), "The file")
+  rules = unleashing_vqgan.rules(unleashing_vqgan.modules(1, (False, True)))
+  section, params = unleashing_vqgan.tokenizer(state, 16)
+  section["logsigma"] = False  # It has no part in these steps.
+  params["decoder"].pop("logsigma", None)
   rival = released(judge, discriminator.Discriminator(2, 16))
-  return data, params, rival, (rules, state)
+  return data, section, (params, rival), (rules, state)
 
 
 @pytest.fixture(scope="module")
 def unleashed_step():
   """One official step: balanced gradients, losses, the other's gradients."""
-  module = vqgan.Tokenizer(**UNLEASHED_SMALL)
+  module = pipeline.build_tokenizer(unleashed("ul_vqgan_train")[1])
   adversary = _adversary.Adversary(layers=2, channels=16)
 
   def prepare(x, draws):
@@ -191,7 +180,7 @@ def unleashed_step():
 def test_steps_of_the_unleashed_are_the_official_ones(
   case, number, unleashed_step
 ):
-  data, params, rival, (rules, state) = unleashed(case)
+  data, _, networks, (rules, state) = unleashed(case)
   official = {
     key.removeprefix(f"step{number}_"): value
     for key, value in data.items()
@@ -202,8 +191,7 @@ def test_steps_of_the_unleashed_are_the_official_ones(
     still = [np.full(2, 0.5, np.float32)] * 3 + [np.zeros(2, int)] * 2
     draws = [*still, *still]
   found, metrics, slopes = unleashed_step(
-    params,
-    rival,
+    *networks,
     2.0 * data["image"] - 1.0,
     float(number >= 100),
     draws[:5],
