@@ -146,9 +146,10 @@ CHANGES = dict(
 )
 
 
-def whole_grid(key, model, prior, shape):
+def whole_grid(key, model, prior, shape, known=None):
   """The sampler, with the network called for the whole grid at each token."""
-  return sampler.sample(key, model._replace(cached=None), prior, shape)
+  plain = model._replace(cached=None)
+  return sampler.sample(key, plain, prior, shape, known=known)
 
 
 def test_a_cache_changes_no_image():
