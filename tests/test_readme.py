@@ -24,7 +24,8 @@ def run(command, directory):
   command = re.sub(r"(configs/\w+\.py)", r"\1:smoke", command)
   command = command.replace("runs/", f"{directory}/")
   words = [sys.executable, *shlex.split(command)[1:]]
-  if re.search("absorbing|autoregressive|text", command) and "vq_jax.main" in command:
+  prior = re.search("absorbing|autoregressive|text", command)
+  if prior and "vq_jax.main" in command:
     words.append(f"--config.data.path={directory}/emoji32/tokenizer/tokens")
   return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
 
