@@ -141,7 +141,7 @@ def load(config: Config, workdir: pathlib.Path, mesh: Mesh) -> tuple:
 
 def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Writes <workdir>/tokens: shards, a manifest, and the tokenizer itself."""
-  if config["stage"] == "prior":
+  if "tokenizer" not in config:
     raise ValueError(
       "--mode=tokenize needs the config and workdir of a tokenizer."
     )
