@@ -3,6 +3,10 @@
   python -m vq_jax.main --mode=train \
     --config=configs/emoji32_autoregressive.py \
     --workdir=runs/emoji32/autoregressive
+
+  python launch/sweep.py --config=configs/emoji32_autoregressive.py \
+    --name=emoji32_autoregressive --mode=evaluate \
+    --base=runs/emoji32/autoregressive --run
 """
 
 import ml_collections
@@ -20,6 +24,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def sweep(add):
-  """Sample quality against temperature."""
+  """Sample quality against temperature, as in emoji32_temperature."""
   for temperature in (0.8, 0.9, 1.0):
-    add({"sample.temperature": temperature})
+    add({"sample.guidance": 0.0, "sample.temperature": temperature})

@@ -2,16 +2,28 @@
 
   python -m vq_jax.main --mode=train --config=configs/emoji32_vqgan.py \
     --workdir=runs/emoji32/tokenizer
+
+Variants: ema, gumbel, fsq, lfq, other quantizers with about as many codes.
 """
 
 import ml_collections
 
+QUANTIZERS = {
+  "ema": dict(quantizer_options=dict(commitment=1.0)),
+  "gumbel": dict(quantizer_options=dict(kl_weight=1e-4)),
+  "fsq": dict(
+    vocab_size=60, code_dim=3, quantizer_options=dict(levels=(5, 4, 3))
+  ),
+  "lfq": dict(code_dim=6, quantizer_options=dict(entropy=0.1)),
+}
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """8x8 tokens of 64 codes; `:smoke` is seconds of plumbing."""
-  if arg not in ("", "smoke"):
+  if arg not in ("", "smoke", *QUANTIZERS):
     raise ValueError(
-      f"There is no variant {arg!r} of this config, only 'smoke'."
+      f"There is no variant {arg!r} of this config; choose one of smoke,"
+      f" {', '.join(QUANTIZERS)}."
     )
   c = ml_collections.ConfigDict()
   c.stage = "vqgan"
@@ -41,10 +53,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     latent_dim=64,
     code_dim=8,
     vocab_size=64,
+    quantizer="nearest",
+    quantizer_options=dict(commitment=1.0),
   )
   # The squared error alone: PSNR is what pixels can be held to without a
   # pretrained network (lpips_weights="file.safetensors" adds LPIPS).
-  c.loss = dict(l1=0.0, l2=1.0, commitment=1.0, lpips_weights="")
+  c.loss = dict(l1=0.0, l2=1.0, lpips_weights="")
   c.revive_after = 100  # Updates; 0 never revives a code.
   c.optimizer = dict(
     lr=2e-3, warmup_steps=50, decay="cosine", b1=0.9, b2=0.99, clip_norm=1.0
@@ -55,6 +69,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.every = dict(log=50, evaluate=600, save=600)
   c.keep = dict(latest=2, best="validation/psnr_db", mode="max")
   c.evaluate = dict(batch=64, limit=10_000, features="emoji")
+  if arg in QUANTIZERS:
+    del c.tokenizer.quantizer_options
+    c.tokenizer.update(quantizer=arg, **QUANTIZERS[arg])
+  if arg == "gumbel":
+    c.temperature = dict(name="linear", start=1.0, end=0.1, decay_steps=c.steps)
+  if arg not in ("", "smoke", "ema"):
+    c.revive_after = 0  # There is no code to put elsewhere.
   return smoke(c) if arg == "smoke" else c
 
 

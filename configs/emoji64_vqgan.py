@@ -28,8 +28,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     latent_dim=128,
     code_dim=64,
     vocab_size=1024,
+    quantizer_options=dict(commitment=0.25),
   )
-  c.loss.commitment = 0.25
   c.revive_after = 50
   c.optimizer.update(lr=4e-4, warmup_steps=1000)
   c.every = dict(log=100, evaluate=2000, save=2000)

@@ -144,16 +144,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     pixels=dict(levels=256, dequantize=True),
     neighbours=dict(samples=128, k=7, lpips_weights=""),
   )
-  if smoke:
-    c.net.update(layers=1, width=32, heads=2, text_dim=16, dtype="float32")
-    c.net.update(vocab_size=16, grid=(4, 4))
-    c.prior.vocab_size = 16
-    c.text = dict(
-      name="learnt", length=8, dim=16, layers=1, heads=2, buckets=64
-    )
-    c.steps, c.batch = 8, 8
-    c.every.update(log=2, evaluate=4, save=4)
-    c.sampler.steps = 4
-    c.sample.update(count=8, batch=8)
-    c.evaluate.batch = 8
+  return shrink(c) if smoke else c
+
+
+def shrink(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The same run, too small to learn anything."""
+  c.net.update(layers=1, width=32, heads=2, text_dim=16, dtype="float32")
+  c.net.update(vocab_size=16, grid=(4, 4))
+  c.prior.vocab_size = 16
+  c.text = dict(name="learnt", length=8, dim=16, layers=1, heads=2, buckets=64)
+  c.steps, c.batch = 8, 8
+  c.every.update(log=2, evaluate=4, save=4)
+  c.sampler.steps = 4
+  c.sample.update(count=8, batch=8)
+  c.evaluate.batch = 8
   return c

@@ -12,11 +12,20 @@ an imported checkpoint.
 
 import ml_collections
 
+# As released, with the small weight on the codes: not as in the papers.
+NEAREST = dict(
+  quantizer="nearest",
+  quantizer_options=dict(commitment=1.0, codebook_weight=0.25),
+)
 # arXiv:2111.12701, with the released settings. Its network works on [0, 1],
 # and so did its absolute error: half of ours.
 UNLEASHED = dict(
   tokenizer=dict(
-    projections=False, final_swish=False, decoder_extra=0, unit_range=True
+    projections=False,
+    final_swish=False,
+    decoder_extra=0,
+    unit_range=True,
+    **NEAREST,
   ),
   run=dict(batch=4),
   loss=dict(l1=0.5),
@@ -28,7 +37,11 @@ UNLEASHED = dict(
 # but for the first, the batches were not released, and are ours.
 TAMING = dict(
   tokenizer=dict(
-    projections=True, final_swish=True, decoder_extra=1, unit_range=False
+    projections=True,
+    final_swish=True,
+    decoder_extra=1,
+    unit_range=False,
+    **NEAREST,
   ),
   run=dict(batch=12, steps=1_000_000),
   loss=dict(l1=1.0),
@@ -94,16 +107,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     latent_dim=256,
     code_dim=256,
     vocab_size=1024,
-    quantizer="nearest",
     dtype="float32",
   )
-  # As released, with the small weight on the codes: not as in the papers.
-  c.loss = dict(
-    perceptual_weight=1.0,
-    commitment=1.0,
-    codebook=0.25,
-    lpips_weights="lpips-vgg16.safetensors",
-  )
+  c.loss = dict(perceptual_weight=1.0, lpips_weights="lpips-vgg16.safetensors")
   c.revive_after = 0  # Updates; 0 never revives a code.
   c.adversarial = dict(
     loss="hinge",

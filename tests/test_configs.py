@@ -27,6 +27,7 @@ from vq_jax.train import prior as prior_stage
 ROOT = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem[0] != "_")
 VARIANTS = {
+  "emoji32_vqgan": ("ema", "gumbel", "fsq", "lfq"),
   "vq_diffusion": ("coco", "cub", "ithq", "imagenet", "ffhq"),
   "absorbing": ("ffhq", "churches", "bedroom"),
   "autoregressive": ("ffhq", "churches", "bedroom"),
@@ -69,8 +70,8 @@ def check_vqgan(config):
   plugins.check(source, section, "config.data", ("split",))
   assert set(config["splits"]) >= {"train", "validation"}
   assert config["tokenizer"]["image_size"] == config["data"]["size"]
-  game = _adversary.make_game(config)
-  assert (game is None) == ("adversarial" not in config)
+  gan = _adversary.make_gan(config)
+  assert (gan is None) == ("adversarial" not in config)
 
 
 def check_prior(config):
@@ -171,9 +172,9 @@ UNUSED = 2_348_928 + 147_971  # 1x1 convolutions, and a head for likelihoods.
 def test_published_tokenizers_have_their_published_sizes(arg, size):
   config = resolved("vqgan", arg)
   assert check(config) == size
-  game = _adversary.make_game(config)
+  gan = _adversary.make_gan(config)
   rival = jax.eval_shape(
-    lambda key: _adversary.new_rival(game, (256, 256, 3), key),
+    lambda key: _adversary.init_discriminator(gan, (256, 256, 3), key),
     jax.random.key(0),
   )
   sizes = {3: 2_765_633, 2: 663_361}

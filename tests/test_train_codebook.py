@@ -30,7 +30,9 @@ def step(key):
   tables = jax.random.normal(key, (3, K, D))
   latents = 2.0 + jax.random.normal(jax.random.fold_in(key, 1), (2, 2, 2, D))
   ids = jnp.array([[0, 1, 2, 0], [0, 0, 1, 1]])
-  book = codebook.Book(jnp.array([0, 0, 0, 4, 8]), jnp.arange(1.0, K + 1))
+  book = codebook.CodebookState(
+    jnp.array([0, 0, 0, 4, 8]), jnp.arange(1.0, K + 1)
+  )
   codes = vqgan.Codes(latents, latents, ids)
   return (book, *map(weights, tables), codes)
 
@@ -38,10 +40,10 @@ def step(key):
 def test_codes_follow_latents_from_where_they_were(key, step):
   """Not from where the optimizer, which may decay weights, has put them."""
   book, old, after, ema, codes = step
-  tend = codebook.make_tend(
+  codebook_step = codebook.make_codebook_step(
     tokenizer("ema", quantizer_options={"decay": 0.7}), 0
   )
-  params, average, new, metrics = tend(key, *step)
+  params, average, new, metrics = codebook_step(key, *step)
   table, counts = _ema.update(
     old["quantize"]["codebook"],
     book.counts,
@@ -61,10 +63,10 @@ def test_a_revived_code_counts_once_and_its_average_starts_over(
 ):
   """After five idle steps: code 4 for longer, code 3 as of now."""
   *_, ema, codes = step
-  kept = codebook.make_tend(tokenizer(name), 0)(key, *step)
-  params, average, new, metrics = codebook.make_tend(tokenizer(name), 5)(
-    key, *step
-  )
+  kept = codebook.make_codebook_step(tokenizer(name), 0)(key, *step)
+  params, average, new, metrics = codebook.make_codebook_step(
+    tokenizer(name), 5
+  )(key, *step)
   assert metrics["revived_codes"] == 2
   np.testing.assert_array_equal(new.idle, np.zeros(K))
   table, before = (p["quantize"]["codebook"] for p in (params, kept[0]))
@@ -82,15 +84,17 @@ def test_the_gradient_alone_moves_nearest_codes_and_there_may_be_none(
   key, step
 ):
   _, _, after, ema, codes = step
-  params, average, *_ = codebook.make_tend(tokenizer("nearest"), 0)(key, *step)
+  params, average, *_ = codebook.make_codebook_step(tokenizer("nearest"), 0)(
+    key, *step
+  )
   table = params["quantize"]["codebook"]
   np.testing.assert_array_equal(table, after["quantize"]["codebook"])
   assert average is ema
   bare = {"encoder": 7.0}
   for name in ("fsq", "lfq", "gumbel"):
     assert codebook.start(tokenizer(name)) == ()
-    tend = codebook.make_tend(tokenizer(name), 0)
-    assert tend(key, (), bare, bare, bare, codes) == (bare, bare, (), {})
+    step = codebook.make_codebook_step(tokenizer(name), 0)
+    assert step(key, (), bare, bare, bare, codes) == (bare, bare, (), {})
 
 
 def test_what_a_quantizer_cannot_be_trained_with_is_refused():
@@ -98,6 +102,9 @@ def test_what_a_quantizer_cannot_be_trained_with_is_refused():
   codebook.check(tokenizer("fsq"), {"revive_after": 0})
   with pytest.raises(ValueError, match=r"revive_after = 9 .*'fsq'.* to 0"):
     codebook.check(tokenizer("fsq"), {"revive_after": 9})
+  misspelt = {"revive_after": 0, "kmeans": {"image": 8}}
+  with pytest.raises(ValueError, match=r'config\.kmeans .*"?image.*images'):
+    codebook.check(tokenizer("nearest"), misspelt)
   with pytest.raises(ValueError, match=r"kmeans\.images = 8 .*'lfq'"):
     codebook.check(
       tokenizer("lfq"), {"revive_after": 0, "kmeans": {"images": 8}}

@@ -38,19 +38,13 @@ def network_of(module, images):
 
 def objective_of(images, perceptual=stub, **weights):
   return lambda outputs, codes: losses.stage_one(
-    images,
-    outputs,
-    codes.latents,
-    codes.quantized,
-    perceptual=perceptual,
-    **RELEASED,
-    **weights,
+    images, outputs, codes.loss, perceptual=perceptual, **weights
   )
 
 
 def test_rounds_around_the_start_are_the_official_ones():
   data, state = golden("taming_gan")
-  module = vqgan.Tokenizer(**NO_ATTENTION)
+  module = vqgan.Tokenizer(**NO_ATTENTION, quantizer_options=RELEASED)
   _, params = taming.tokenizer(state, module.image_size)
   adversary = _adversary.Adversary(
     start=100, lambda_max=1e4, factor=0.8, layers=2, channels=16, augment=()
@@ -60,14 +54,16 @@ def test_rounds_around_the_start_are_the_official_ones():
   )
   # Plain descent at rate 1: what the weights lose is the gradient.
   transform = optax.with_extra_args_support(optax.sgd(1.0))
-  game = _adversary.Game(adversary, transform)
-  rival = _adversary.Rival(weights, statistics, transform.init(weights))
+  gan = _adversary.GAN(adversary, transform)
+  rival = _adversary.DiscriminatorState(
+    weights, statistics, transform.init(weights)
+  )
   images = data["image"]
 
   @functools.partial(jax.jit, compiler_options=ONCE)
   def play(params, step):
-    return _adversary.play(
-      game,
+    return _adversary.gan_step(
+      gan,
       network_of(module, images),
       objective_of(images),
       params,
@@ -133,6 +129,7 @@ def unleashed(case):
 def unleashed_step():
   """One official step: balanced gradients, losses, the other's gradients."""
   module = pipeline.build_tokenizer(unleashed("ul_vqgan_train")[1])
+  module = module.clone(quantizer_options=RELEASED)
   adversary = _adversary.Adversary(layers=2, channels=16)
 
   def prepare(x, draws):
@@ -143,7 +140,7 @@ def unleashed_step():
   def step(params, rival, images, counts, fake_draws, real_draws):
     def fool(outputs):
       fake = prepare(outputs, fake_draws)
-      return adversarial.linear(adversary.judge(*rival, fake)[0]), fake
+      return adversarial.linear(adversary.logits(*rival, fake)[0]), fake
 
     def half(x, y):  # Theirs are in [0, 1].
       return stub(x / 2.0, y / 2.0)
@@ -158,8 +155,8 @@ def unleashed_step():
     )
 
     def judge(weights):
-      real = adversary.judge(weights, rival[1], prepare(images, real_draws))[0]
-      fake = adversary.judge(weights, rival[1], found.judged)[0]
+      real = adversary.logits(weights, rival[1], prepare(images, real_draws))[0]
+      fake = adversary.logits(weights, rival[1], found.seen)[0]
       return adversarial.hinge(real, fake)
 
     d_loss, slopes = jax.value_and_grad(judge)(rival[0])
@@ -292,8 +289,10 @@ def rounds():
     ),
   )
   transform = optax.with_extra_args_support(optax.sgd(1.0))
-  game = _adversary.Game(adversary, transform)
-  rival = _adversary.Rival(weights, statistics, transform.init(weights))
+  gan = _adversary.GAN(adversary, transform)
+  rival = _adversary.DiscriminatorState(
+    weights, statistics, transform.init(weights)
+  )
 
   def network(params):
     return images @ params["decoder"]["conv_out"]["kernel"], None
@@ -303,8 +302,8 @@ def rounds():
 
   @functools.partial(jax.jit, compiler_options=ONCE)
   def play(step):
-    return _adversary.play(
-      game, network, objective, params, rival, images, jax.random.key(2), step
+    return _adversary.gan_step(
+      gan, network, objective, params, rival, images, jax.random.key(2), step
     )
 
   @functools.partial(jax.jit, compiler_options=ONCE)
@@ -316,7 +315,7 @@ def rounds():
     )
 
     def loss(weights):
-      judge = lambda x: adversary.judge(weights, statistics, x)[0]  # noqa: E731
+      judge = lambda x: adversary.logits(weights, statistics, x)[0]  # noqa: E731
       verdicts = judge(real), judge(fake)
       penalty = adversarial.r1_penalty(judge, real)
       return adversarial.hinge(*verdicts) + 0.5 * penalty, verdicts
@@ -384,15 +383,15 @@ def config_of(**adversarial):
 )
 def test_a_wrong_section_is_refused(changes, message):
   with pytest.raises(ValueError, match=message):
-    _adversary.make_game(config_of(**changes))
+    _adversary.make_gan(config_of(**changes))
 
 
 def test_the_sections_of_a_discriminator_need_each_other():
-  assert _adversary.make_game({"steps": 4, "adversarial": None}) is None
+  assert _adversary.make_gan({"steps": 4, "adversarial": None}) is None
   alone = config_of()
   del alone["discriminator_optimizer"]
   with pytest.raises(ValueError, match=r"needs config\.discriminator_optimize"):
-    _adversary.make_game(alone)
+    _adversary.make_gan(alone)
   alone = {**config_of(), "adversarial": None}
   with pytest.raises(ValueError, match="trains nothing"):
-    _adversary.make_game(alone)
+    _adversary.make_gan(alone)

@@ -15,7 +15,7 @@ import numpy as np
 
 from vq_jax import models, plugins, weights
 from vq_jax.ops import tiling
-from vq_jax.system import System, condition, make_model
+from vq_jax.system import System, conditional_model
 from vq_jax.types import Array, Key, Model, Params
 
 Section = Mapping[str, Any]
@@ -196,8 +196,7 @@ def adapt(
   """
   net = system.net
   if isinstance(guidance, (int, float)) and not guidance:
-    cond = condition(system, params, request)
-    model = make_model(net, params["net"], cond)
+    model = conditional_model(system, params, request)
   elif not (net.labels or system.text):
     raise ValueError(
       "config.sample.guidance needs a conditional net: set config.net.labels or"
@@ -206,15 +205,14 @@ def adapt(
   else:
     pair = jax.tree.map(lambda x: jnp.concatenate([x, x]), dict(request))
     b = jax.tree.leaves(pair)[0].shape[0] // 2
-    cond = condition(system, params, pair, drop=jnp.arange(2 * b) >= b)
     model = models.guide(
-      make_model(net, params["net"], cond),
+      conditional_model(system, params, pair, drop=jnp.arange(2 * b) >= b),
       guidance,
       interval=guidance_interval,
       ramp=guidance_ramp,
     )
   if canvas:
-    if getattr(net, "causal", False):
+    if model.cached:
       raise ValueError(
         "A causal net reads from the first token on and has no windows over a"
         " larger canvas; leave config.sample.canvas out."

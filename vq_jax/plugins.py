@@ -71,10 +71,19 @@ def call(
   /,
   *args: Any,
 ) -> Any:
-  """function(*args, **section), after `check`; args come first, by position."""
+  """function(*args, **section), after `check`; args come first, by position.
+
+  Lists become tuples, since a config read back from JSON has no tuples.
+  """
   parameters = list(inspect.signature(function).parameters)
   check(function, section, where, given=parameters[: len(args)])
-  return function(*args, **section)
+  return function(
+    *args,
+    **{
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in section.items()
+    },
+  )
 
 
 def build(
@@ -88,16 +97,12 @@ def build(
   """`section["name"]` picks the file; every other key is an argument.
 
   build("priors", "Prior", {"name": "absorbing", "vocab_size": 512},
-  "config.prior") is vq_jax.priors.absorbing.Prior(vocab_size=512). Lists become
-  tuples, since a config read back from JSON has no tuples.
+  "config.prior") is vq_jax.priors.absorbing.Prior(vocab_size=512).
 
   Raises:
     ValueError: no name, an unknown name, or a key that is not an argument.
   """
-  section = {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in section.items()
-  }
+  section = dict(section)
   if "name" not in section:
     choices = ", ".join(available(kind))
     raise ValueError(f"{where} needs a name. Choices: {choices}.")

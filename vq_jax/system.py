@@ -147,6 +147,18 @@ def condition(
   return Condition(label, text)
 
 
+def conditional_model(
+  system: System,
+  params: Params,
+  request: Mapping[str, Array],
+  drop: Array | None = None,
+  dropout: Key | None = None,
+) -> Model:
+  """`make_model` of the system's net under `condition`."""
+  cond = condition(system, params, request, drop)
+  return make_model(system.net, params["net"], cond, dropout)
+
+
 def make_model(
   net: Any, params: Params, cond: Condition, dropout: Key | None = None
 ) -> Model:

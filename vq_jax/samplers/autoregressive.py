@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vq_jax.samplers import _reveal
 from vq_jax.samplers._run import Run, only
 from vq_jax.types import Array, Cached, Key, Model
 
@@ -50,9 +51,7 @@ def run(
     z = z.at[:, i].set(token)
     return (z, token, cache), z
 
-  start = jnp.full(shape, prior.vocab_size, jnp.int32)
-  if known is not None:
-    start = jnp.broadcast_to(known, shape).astype(jnp.int32)
+  start = _reveal.masks(prior, shape, known)
   carry = (start, jnp.zeros(b, jnp.int32), cached.start(b))
   inputs = (jax.random.split(key, n), jnp.arange(n))
   (z, _, _), states = jax.lax.scan(step, carry, inputs)

@@ -100,7 +100,7 @@ class Ema(nn.Module):
       quantized=quantized,
       ids=ids,
       loss=quantize.vq_loss(
-        latents, quantized, commitment=self.commitment, codebook=0.0
+        latents, quantized, commitment=self.commitment, codebook_weight=0.0
       ),
     )
 

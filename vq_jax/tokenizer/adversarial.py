@@ -1,4 +1,4 @@
-"""The game of tokenizer and discriminator: its losses and their balance.
+"""Tokenizer against discriminator: the losses and their balance.
 
 Logits are positive for "real". Esser et al. 2021, arXiv:2012.09841, section
 3.1, and arXiv:2111.12701, section 3.4.
@@ -102,29 +102,29 @@ class Balanced(NamedTuple):
   """What `balanced_gradients` found.
 
   Attributes:
-    grads: of objective + lambda * fool, by parameter.
+    grads: of objective + lambda * generator, by parameter.
     metrics: those of the objective, with `loss` the sum of both, `g_loss` and
       `lambda`.
     codes: what `network` says besides its outputs.
-    judged: what `fool` says besides its loss.
+    seen: what `generator` says besides its loss.
   """
 
   grads: Params
   metrics: Metrics
   codes: Any
-  judged: Any
+  seen: Any
 
 
 def balanced_gradients(
   network: Callable[[Params], tuple[Array, Any]],
   objective: Callable[[Array, Any], tuple[Array, Metrics]],
-  fool: Callable[[Array], tuple[Array, Any]],
+  generator: Callable[[Array], tuple[Array, Any]],
   params: Params,
   *,
   counts: Array | float = 1.0,
   **weights: float,
 ) -> Balanced:
-  """Gradients of objective + lambda * fool, the network passed through once.
+  """Gradients of objective + lambda * generator, in one pass of the network.
 
   Both losses are functions of the outputs, so their slopes there are all that
   has to go back through the decoder and the encoder: as slope + lambda * push,
@@ -134,7 +134,7 @@ def balanced_gradients(
     network: parameters -> (outputs [b h w c], codes).
     objective: (outputs, codes) -> (scalar, metrics): distortion, which follows
       the outputs, plus what follows the codes.
-    fool: outputs -> (generator's loss, whatever else).
+    generator: outputs -> (its loss, whatever else).
     params: of the network; `decoder/conv_out/kernel` is W.
     counts: 1 where the discriminator counts, 0 before its start.
     **weights: of `adaptive_weight`.
@@ -146,7 +146,7 @@ def balanced_gradients(
   # Ids are integers, whose slopes say so and no more.
   slopes = jax.value_and_grad(objective, (0, 1), has_aux=True, allow_int=True)
   (loss, metrics), (slope, rest) = slopes(outputs, codes)
-  (g_loss, judged), push = jax.value_and_grad(fool, has_aux=True)(outputs)
+  (g_loss, seen), push = jax.value_and_grad(generator, has_aux=True)(outputs)
 
   def last_layer(slope: Array) -> Array:
     # The compiler drops all of this pull but the step to that layer.
@@ -158,4 +158,4 @@ def balanced_gradients(
   (grads,) = pull((slope + weight * push, rest))
   total = loss + weight * g_loss
   metrics = {**metrics, "loss": total, "g_loss": g_loss, "lambda": weight}
-  return Balanced(grads, metrics, codes, judged)
+  return Balanced(grads, metrics, codes, seen)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from vq_jax.tokenizer import quantize
 from vq_jax.types import Array, Metrics
 
 
@@ -96,29 +95,18 @@ def pixel_nats(
 def stage_one(
   images: Array,
   outputs: Array,
-  latents: Array,
-  quantized: Array,
+  vq: Array,
   *,
-  commitment: float = 0.25,
-  codebook: float = 1.0,
   vq_weight: float = 1.0,
-  quantizer_loss: Array | None = None,
   **weights: float | Callable[[Array, Array], Array] | None,
 ) -> tuple[Array, Metrics]:
   """Distortion + vq_weight * vq (arXiv:2012.09841, eq. 4).
 
-  vq is what the quantizer asks for: its own loss or, for a learnt codebook
-  whose nearest codes follow a gradient, `quantize.vq_loss`.
-
   Args:
     images: [b h w c] in [-1, 1].
     outputs: [b h w c], their reconstructions.
-    latents: [b h' w' d], what the encoder said.
-    quantized: [b h' w' d], their codes before `straight_through`.
-    commitment: of `quantize.vq_loss`.
-    codebook: of `quantize.vq_loss`.
-    vq_weight: weight of vq.
-    quantizer_loss: `quantize.Quantized.loss`; None takes `quantize.vq_loss`.
+    vq: what the quantizer asks for, `quantize.Quantized.loss`.
+    vq_weight: its weight.
     **weights: of `distortion`.
 
   Returns:
@@ -126,10 +114,5 @@ def stage_one(
     where it is used.
   """
   total, metrics = distortion(images, outputs, **weights)
-  vq = quantizer_loss
-  if vq is None:
-    vq = quantize.vq_loss(
-      latents, quantized, commitment=commitment, codebook=codebook
-    )
   total = total + vq_weight * vq
   return total, {"loss": total, "vq": vq, **metrics}

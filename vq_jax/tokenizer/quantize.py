@@ -58,20 +58,20 @@ def vq_loss(
   quantized: Array,
   *,
   commitment: float = 0.25,
-  codebook: float = 1.0,
+  codebook_weight: float = 1.0,
 ) -> Array:
-  """codebook * |sg(z) - zq|^2 + commitment * |z - sg(zq)|^2, in the mean.
+  """codebook_weight * |sg(z) - zq|^2 + commitment * |z - sg(zq)|^2, mean.
 
   The papers weigh the commitment term by beta = 0.25 (arXiv:1711.00937, eq. 3;
   arXiv:2012.09841, eq. 4): the defaults. The models released with the latter
   paper, and those of arXiv:2111.12701, were trained with beta on the other
-  term: commitment=1.0, codebook=0.25.
+  term: commitment=1.0, codebook_weight=0.25.
 
   Args:
     latents: z [.. d], what the encoder says.
     quantized: zq [.. d] *before* `straight_through`.
     commitment: weight of the term that moves the encoder.
-    codebook: weight of the term that moves the codes.
+    codebook_weight: of the term that moves the codes.
 
   Returns:
     The loss per latent number, a float32 scalar.
@@ -79,7 +79,7 @@ def vq_loss(
   z, quantized = latents.astype(jnp.float32), quantized.astype(jnp.float32)
   pull = jnp.mean(jnp.square(jax.lax.stop_gradient(z) - quantized))
   commit = jnp.mean(jnp.square(z - jax.lax.stop_gradient(quantized)))
-  return codebook * pull + commitment * commit
+  return codebook_weight * pull + commitment * commit
 
 
 def histogram(ids: Array, vocab_size: int) -> Array:
@@ -174,24 +174,31 @@ class Quantized(NamedTuple):
     quantized: the codes themselves, with gradients to the codebook [.. d].
     ids: their indices [..], int32.
     loss: what the quantizer is trained for besides reconstruction, a float32
-      scalar with its weights in it; None stands for `vq_loss` of the latents
-      and the codes.
+      scalar with its weights in it.
   """
 
   through: Array
   quantized: Array
   ids: Array
-  loss: Array | None = None
+  loss: Array
 
 
 class Nearest(nn.Module):
   """A learnt codebook [K d] and the nearest of its codes.
 
   The contract of every quantizer: latents -> Quantized, and `lookup`.
+
+  Attributes:
+    vocab_size: K.
+    code_dim: d.
+    commitment: of `vq_loss`.
+    codebook_weight: of `vq_loss`.
   """
 
   vocab_size: int
   code_dim: int
+  commitment: float = 0.25
+  codebook_weight: float = 1.0
 
   def setup(self) -> None:
     """The codebook stays float32 whatever the network computes in."""
@@ -209,7 +216,17 @@ class Nearest(nn.Module):
     del train, temperature
     ids = nearest(latents, self.codebook)
     quantized = lookup(ids, self.codebook)
-    return Quantized(straight_through(latents, quantized), quantized, ids)
+    return Quantized(
+      through=straight_through(latents, quantized),
+      quantized=quantized,
+      ids=ids,
+      loss=vq_loss(
+        latents,
+        quantized,
+        commitment=self.commitment,
+        codebook_weight=self.codebook_weight,
+      ),
+    )
 
   def lookup(self, ids: Array) -> Array:
     """Ids [..] -> codes [.. d], float32; NaN for an id >= K."""

@@ -44,11 +44,6 @@ def make_quantizer(
   if name not in QUANTIZERS:
     what = "There is no quantizer"
     raise ValueError(plugins.unknown(name, QUANTIZERS, what))
-  # A config read back from JSON has lists.
-  options = {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in options.items()
-  }
   where = "config.tokenizer.quantizer_options"
   return plugins.call(QUANTIZERS[name], options, where, vocab_size, code_dim)
 
@@ -105,7 +100,8 @@ class Tokenizer(nn.Module):
       "gumbel_soft", which see one code or a mixture of codes in training. The
       last two need an rng named "gumbel" in training and draw codes wherever
       they get one: see `_gumbel.Gumbel`.
-    quantizer_options: arguments of its class, such as levels for "fsq".
+    quantizer_options: arguments of its class, such as levels for "fsq", or the
+      weights of its loss.
     kept_codes: ids in a reduced vocabulary, for a trained tokenizer that is not
       trained on; 0 keeps all. `encode` and `decode` then speak small ids; codes
       that are not kept become id 0. The tables are the parameters `remap`.

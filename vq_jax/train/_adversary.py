@@ -1,4 +1,4 @@
-"""The discriminator in training: its section, its state, its turn."""
+"""The discriminator in training: its section, its state, its update."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from vq_jax.types import Array, Key, Metrics, Params
 Config = Mapping[str, Any]
 
 
-class Rival(NamedTuple):
+class DiscriminatorState(NamedTuple):
   """What the discriminator carries from update to update.
 
   Attributes:
@@ -81,7 +81,7 @@ class Adversary:
     """The module."""
     return discriminator.Discriminator(self.layers, self.channels, self.norm)
 
-  def judge(
+  def logits(
     self, params: Params, statistics: Params, images: Array
   ) -> tuple[Array, Params]:
     """Images [b h w c] -> (logits [b h' w'], the statistics after them)."""
@@ -96,14 +96,14 @@ class Adversary:
     return augment.augment(key, images, self.augment)
 
 
-class Game(NamedTuple):
+class GAN(NamedTuple):
   """An adversary and how it is trained."""
 
   adversary: Adversary
   transform: optax.GradientTransformationExtraArgs
 
 
-def make_game(config: Config) -> Game | None:
+def make_gan(config: Config) -> GAN | None:
   """What config.adversarial and config.discriminator_optimizer say.
 
   Returns:
@@ -126,11 +126,8 @@ def make_game(config: Config) -> Game | None:
       "config.adversarial needs config.discriminator_optimizer, a section with"
       " the keys of config.optimizer."
     )
-  lists = {
-    k: tuple(v) if isinstance(v, list) else v for k, v in section.items()
-  }
-  return Game(
-    plugins.call(Adversary, lists, "config.adversarial"),
+  return GAN(
+    plugins.call(Adversary, section, "config.adversarial"),
     plugins.call(
       optimizer.make_optimizer,
       config["discriminator_optimizer"],
@@ -140,28 +137,30 @@ def make_game(config: Config) -> Game | None:
   )
 
 
-def new_rival(game: Game, shape: tuple[int, int, int], key: Key) -> Rival:
+def init_discriminator(
+  gan: GAN, shape: tuple[int, int, int], key: Key
+) -> DiscriminatorState:
   """A fresh discriminator of images of that shape (h, w, c).
 
   Raises:
     ValueError: they are too small for its layers.
   """
   blank = jnp.zeros((1, *shape))
-  variables = game.adversary.net.init(key, blank, train=True)
+  variables = gan.adversary.net.init(key, blank, train=True)
   params, statistics = variables["params"], variables["batch_stats"]
-  return Rival(params, statistics, game.transform.init(params))
+  return DiscriminatorState(params, statistics, gan.transform.init(params))
 
 
-def play(
-  game: Game,
+def gan_step(
+  gan: GAN,
   network: Any,
   objective: Any,
   params: Params,
-  rival: Rival,
+  d_state: DiscriminatorState,
   images: Array,
   key: Key,
   step: Array,
-) -> tuple[Params, Metrics, Any, Rival]:
+) -> tuple[Params, Metrics, Any, DiscriminatorState]:
   """One round: the tokenizer's gradients, then the discriminator's update.
 
   The discriminator sees the reconstructions of *this* round, the very pixels
@@ -169,11 +168,11 @@ def play(
   Until `start` it is asked, not trained, and lambda is 0.
 
   Args:
-    game: from `make_game`.
+    gan: from `make_gan`.
     network: see `adversarial.balanced_gradients`.
     objective: see there.
     params: of the tokenizer.
-    rival: the discriminator.
+    d_state: the discriminator.
     images: [b h w c] in [-1, 1].
     key: of this round.
     step: updates done.
@@ -183,69 +182,71 @@ def play(
     `grad_norm` is of both networks: a NaN in either stops the run. What is
     unknown before `start` is NaN, which no log shows.
   """
-  adversary = game.adversary
+  adversary = gan.adversary
   key_fake, key_real = jax.random.split(key)
   _, generator_loss = adversarial.LOSSES[adversary.loss]
 
-  def fool(outputs: Array) -> tuple[Array, tuple]:
+  def generator(outputs: Array) -> tuple[Array, tuple]:
     fake = adversary.prepare(key_fake, outputs)
-    logits, statistics = adversary.judge(*rival[:2], fake)
+    logits, statistics = adversary.logits(*d_state[:2], fake)
     return generator_loss(logits), (fake, statistics)
 
   started = step >= adversary.start
   found = adversarial.balanced_gradients(
     network,
     objective,
-    fool,
+    generator,
     params,
     counts=started.astype(jnp.float32),
     lambda_max=adversary.lambda_max,
     factor=adversary.factor,
   )
-  fake, statistics = found.judged
-  rival = rival._replace(statistics=statistics)
+  fake, statistics = found.seen
+  d_state = d_state._replace(statistics=statistics)
   real = adversary.prepare(key_real, images)
-  turn = functools.partial(_turn, game)
-  rival, told = jax.lax.cond(started, turn, _pass, rival, real, fake)
+  d_step = functools.partial(_discriminator_step, gan)
+  d_state, told = jax.lax.cond(started, d_step, _no_step, d_state, real, fake)
   norms = (optax.tree.norm(found.grads), told.pop("d_grad_norm"))
   metrics = {**found.metrics, **told, "grad_norm": jnp.hypot(*norms)}
-  return found.grads, metrics, found.codes, rival
+  return found.grads, metrics, found.codes, d_state
 
 
-def _turn(
-  game: Game, rival: Rival, real: Array, fake: Array
-) -> tuple[Rival, Metrics]:
+def _discriminator_step(
+  gan: GAN, d_state: DiscriminatorState, real: Array, fake: Array
+) -> tuple[DiscriminatorState, Metrics]:
   """An update of the discriminator: real images first, as released."""
-  adversary = game.adversary
+  adversary = gan.adversary
   discriminator_loss, _ = adversarial.LOSSES[adversary.loss]
 
   def loss(params: Params) -> tuple[Array, tuple]:
-    on_real, statistics = adversary.judge(params, rival.statistics, real)
-    on_fake, statistics = adversary.judge(params, statistics, fake)
+    on_real, statistics = adversary.logits(params, d_state.statistics, real)
+    on_fake, statistics = adversary.logits(params, statistics, fake)
     value = discriminator_loss(on_real, on_fake)
     if adversary.r1:
-      judge = lambda x: adversary.judge(params, rival.statistics, x)[0]  # noqa: E731
-      value = value + adversary.r1 * adversarial.r1_penalty(judge, real)
+      logits = lambda x: adversary.logits(params, d_state.statistics, x)[0]  # noqa: E731
+      value = value + adversary.r1 * adversarial.r1_penalty(logits, real)
     return value, (statistics, jnp.mean(on_real), jnp.mean(on_fake))
 
-  (value, rest), grads = jax.value_and_grad(loss, has_aux=True)(rival.params)
+  (value, rest), grads = jax.value_and_grad(loss, has_aux=True)(d_state.params)
   statistics, on_real, on_fake = rest
-  updates, moments = game.transform.update(
-    grads, rival.optimizer, rival.params, value=value
+  updates, moments = gan.transform.update(
+    grads, d_state.optimizer, d_state.params, value=value
   )
-  params = optax.apply_updates(rival.params, updates)
+  params = optax.apply_updates(d_state.params, updates)
   metrics = {
     "d_loss": value,
     "d_grad_norm": optax.tree.norm(grads),
     "logits_real": on_real,
     "logits_fake": on_fake,
   }
-  return Rival(params, statistics, moments), metrics
+  return DiscriminatorState(params, statistics, moments), metrics
 
 
-def _pass(rival: Rival, real: Array, fake: Array) -> tuple[Rival, Metrics]:
+def _no_step(
+  d_state: DiscriminatorState, real: Array, fake: Array
+) -> tuple[DiscriminatorState, Metrics]:
   """No update, and nothing to tell."""
   del real, fake
   unknown = jnp.float32(jnp.nan)
   told = dict.fromkeys(("d_loss", "logits_real", "logits_fake"), unknown)
-  return rival, {**told, "d_grad_norm": jnp.float32(0.0)}
+  return d_state, {**told, "d_grad_norm": jnp.float32(0.0)}

@@ -210,6 +210,8 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
 
   folder = workdir / "samples"
   folder.mkdir(exist_ok=True)
+  for old in folder.glob("*.png"):
+    old.unlink()  # A folder that mixes two draws would be measured as one.
   shown = []
   count, size = config["sample"]["count"], config["sample"]["batch"]
   for batch in images(requests, count):

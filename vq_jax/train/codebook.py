@@ -1,5 +1,6 @@
 """What moves a codebook besides its gradient, and how well it is used."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vq_jax import pictures, pipeline
+from vq_jax import pictures, pipeline, plugins
 from vq_jax.data import _loader
 from vq_jax.metrics import codebook
 from vq_jax.tokenizer import _kmeans, quantize, vqgan
@@ -19,7 +20,20 @@ Source = Sequence[Mapping[str, Any]]
 COUNTED = 2_000  # Images behind the picture.
 
 
-class Book(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Kmeans:
+  """config.kmeans: whether codes start at the centres of latents.
+
+  Attributes:
+    images: how many images' latents; 0 leaves the codebook as it was drawn.
+    iterations: of Lloyd's algorithm.
+  """
+
+  images: int = 0
+  iterations: int = 10
+
+
+class CodebookState(NamedTuple):
   """What a codebook carries from step to step.
 
   Attributes:
@@ -40,7 +54,7 @@ def check(tokenizer: Any, config: Config) -> None:
     )
   asked = {
     "revive_after": config["revive_after"],
-    "kmeans.images": config.get("kmeans", {}).get("images", 0),
+    "kmeans.images": _kmeans_section(config).images,
   }
   for name, value in asked.items():
     if value and tokenizer.quantizer not in vqgan.NEAREST:
@@ -51,19 +65,19 @@ def check(tokenizer: Any, config: Config) -> None:
       )
 
 
-def start(tokenizer: Any) -> Book | tuple:
-  """The book before the first step; empty for what needs none."""
+def start(tokenizer: Any) -> CodebookState | tuple:
+  """The state before the first step; empty for what needs none."""
   if tokenizer.quantizer not in vqgan.NEAREST:
     return ()
   k = tokenizer.vocab_size
-  return Book(jnp.zeros(k, jnp.int32), jnp.ones(k, jnp.float32))
+  return CodebookState(jnp.zeros(k, jnp.int32), jnp.ones(k, jnp.float32))
 
 
-def make_tend(tokenizer: Any, patience: int) -> Callable[..., tuple]:
+def make_codebook_step(tokenizer: Any, patience: int) -> Callable[..., tuple]:
   """The step after the optimizer's step.
 
-  (key, book, weights before, weights after, their average, codes) -> (weights,
-  average, book, metrics), where codes are `vqgan.Codes` of this batch. A code
+  (key, state, weights before, weights after, their average, codes) -> (weights,
+  average, state, metrics), where codes are `vqgan.Codes` of this batch. A code
   that follows the latents does so; then a code that died is revived, counts
   as one seen once, and its average starts over.
 
@@ -72,28 +86,39 @@ def make_tend(tokenizer: Any, patience: int) -> Callable[..., tuple]:
     patience: steps without use that make a code dead; 0 revives none.
   """
   if tokenizer.quantizer not in vqgan.NEAREST:
-    return lambda key, book, old, params, ema, codes: (params, ema, book, {})
-  follow = getattr(vqgan.make_quantizer(*_named(tokenizer)), "follow", None)
+    return lambda key, state, old, params, ema, codes: (params, ema, state, {})
+  quantizer = vqgan.make_quantizer(
+    tokenizer.quantizer,
+    tokenizer.vocab_size,
+    tokenizer.code_dim,
+    tokenizer.quantizer_options,
+  )
+  follow = getattr(quantizer, "follow", None)
 
-  def tend(
-    key: Key, book: Book, old: Params, params: Params, ema: Params, codes: Any
-  ) -> tuple[Params, Params, Book, Metrics]:
-    table, (idle, counts) = _table(params), book
+  def codebook_step(
+    key: Key,
+    state: CodebookState,
+    old: Params,
+    params: Params,
+    ema: Params,
+    codes: Any,
+  ) -> tuple[Params, Params, CodebookState, Metrics]:
+    table, (idle, counts) = _table(params), state
     seen = codes.latents, codes.ids
     if follow:
       # From the codes before the step: weight decay must not touch them.
       table, counts = follow(_table(old), counts, *seen)
     if not patience:
-      return _put(params, table), ema, Book(idle, counts), {}
+      return _put(params, table), ema, CodebookState(idle, counts), {}
     table, idle, revived = quantize.revive(
       key, table, idle, *seen, patience=patience
     )
-    book = Book(idle, jnp.where(revived, 1.0, counts))
+    state = CodebookState(idle, jnp.where(revived, 1.0, counts))
     ema = _put(ema, jnp.where(revived[:, None], table, _table(ema)))
     metrics = {"revived_codes": jnp.sum(revived)}
-    return _put(params, table), ema, book, metrics
+    return _put(params, table), ema, state, metrics
 
-  return tend
+  return codebook_step
 
 
 def kmeans_start(
@@ -101,20 +126,19 @@ def kmeans_start(
 ) -> Callable[[Params], Params] | None:
   """`Task.warm`: fresh weights -> the same, with codes on their own latents.
 
-  config.kmeans = dict(images=.., iterations=..), images being how many of the
-  source are encoded; None without them. The codebook is a function of the
+  None unless config.kmeans asks for it. The codebook is a function of the
   weights and config.seed.
 
   Raises:
     ValueError: when called, if the images have fewer latents than codes.
   """
-  section = {"images": 0, "iterations": 10, **config.get("kmeans", {})}
-  if not section["images"]:
+  section = _kmeans_section(config)
+  if not section.images:
     return None
 
   def warm(params: Params) -> Params:
     order = np.random.default_rng(config["seed"]).permutation(len(source))
-    chosen = [source[int(i)] for i in order[: section["images"]]]
+    chosen = [source[int(i)] for i in order[: section.images]]
     encode = jax.jit(functools.partial(_latents, tokenizer))
     points = np.concatenate(
       [
@@ -128,7 +152,7 @@ def kmeans_start(
       jax.random.key(config["seed"]),
       points,
       tokenizer.vocab_size,
-      section["iterations"],
+      section.iterations,
     )
     return _put(params, np.asarray(table))
 
@@ -148,20 +172,15 @@ def picture(
   return pictures.histogram(counts)
 
 
+def _kmeans_section(config: Config) -> Kmeans:
+  """config.kmeans; ValueError for a key that it does not have."""
+  return plugins.call(Kmeans, config.get("kmeans", {}), "config.kmeans")
+
+
 def _latents(tokenizer: Any, params: Params, images: Array) -> Array:
   """uint8 images [b h w c] -> [b h' w' d]."""
   images = pipeline.to_float(images)
   return tokenizer.apply({"params": params}, images)[1].latents
-
-
-def _named(tokenizer: Any) -> tuple:
-  """The arguments of `vqgan.make_quantizer`."""
-  return (
-    tokenizer.quantizer,
-    tokenizer.vocab_size,
-    tokenizer.code_dim,
-    tokenizer.quantizer_options,
-  )
 
 
 def _table(params: Params) -> Array:

@@ -176,7 +176,6 @@ def grow(
     rings + 1 beyond the last ring.
   """
   filled = np.where(known[..., None], pixels, 0).astype(np.float32)
-  filled[~known] = 0.0
   distance = np.where(known, 0, rings + 1)
   for ring in range(1, rings + 1):
     have = (distance < ring)[..., None]

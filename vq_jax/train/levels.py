@@ -4,6 +4,7 @@ The schedule "optimal" is made of it: measured on validation tokens when it is
 first asked for, and stored beside the checkpoint.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from vq_jax import pipeline, steps, weights
 from vq_jax.data import _loader
 from vq_jax.ops import masking
 from vq_jax.samplers import _reveal
-from vq_jax.system import build_system, condition, make_model
+from vq_jax.system import build_system, conditional_model
 from vq_jax.train import frozen
 from vq_jax.train.log import progress
 from vq_jax.train.request import Worded, asked, read_tokens
@@ -70,13 +71,8 @@ def measure(config: Config, params: Params) -> list[float]:
   """
   system = build_system(config)
   section = config["evaluate"]
-
-  def view(params: Params, request: Batch) -> Model:
-    cond = condition(system, params, request)
-    return make_model(system.net, params["net"], cond)
-
   return losses(
-    view,
+    functools.partial(conditional_model, system),
     params | frozen.load(system),
     pipeline.build_prior(config["prior"]),
     Worded(read_tokens(config, "validation"), system.text),

@@ -16,9 +16,8 @@ from vq_jax.data import tokens
 from vq_jax.system import (
   System,
   build_system,
-  condition,
+  conditional_model,
   init_system,
-  make_model,
 )
 from vq_jax.train import frozen, layout, likelihood, neighbours, optimizer
 from vq_jax.train.request import Requests, Worded, asked, read_tokens
@@ -129,9 +128,7 @@ def make_update(
     fixed = state.extra["frozen"]
 
     def view(params: Params, dropout: Key | None = None) -> Model:
-      params = params | fixed
-      cond = condition(system, params, batch, drop)
-      return make_model(system.net, params["net"], cond, dropout)
+      return conditional_model(system, params | fixed, batch, drop, dropout)
 
     def loss(params: Params) -> tuple[Array, tuple[Metrics, Any]]:
       return prior.loss(
@@ -183,13 +180,8 @@ def scores(
 ) -> Iterator[Batch]:
   """Batches of ids, bits per token, mask."""
   section = config["evaluate"]
-
-  def view(params: Params, request: Batch) -> Model:
-    cond = condition(system, params, request)
-    return make_model(system.net, params["net"], cond)
-
   return evaluate.bits(
-    view,
+    functools.partial(conditional_model, system),
     params,
     prior,
     source,

@@ -39,10 +39,10 @@ def make_task(config: Config) -> Task:
     for split in ("train", "validation")
   )
   objective = make_loss(**config["loss"])
-  game = _adversary.make_game(config)
+  gan = _adversary.make_gan(config)
   return Task(
-    init=lambda key: _init(tokenizer, transform, game, key),
-    update=make_update(tokenizer, transform, objective, config, game),
+    init=lambda key: _init(tokenizer, transform, gan, key),
+    update=make_update(tokenizer, transform, objective, config, gan),
     source=train,
     inputs=("image",),
     evaluate=lambda state: _evaluate(tokenizer, config, validation, state),
@@ -70,22 +70,16 @@ def make_loss(*, lpips_weights: str = "", **terms: float):
   if lpips_weights:
     frozen = lpips.load(lpips_weights)
     perceptual = lambda x, y: lpips.distance(frozen, x, y)  # noqa: E731
-  legal = ("l1", "l2", "perceptual_weight", "commitment", "codebook")
+  legal = ("l1", "l2", "perceptual_weight", "vq_weight")
   for name in terms:
-    if name not in (*legal, "vq_weight"):
+    if name not in legal:
       raise ValueError(plugins.unknown(name, legal, "config.loss has no key"))
 
   def objective(
     images: Array, outputs: Array, codes: Any
   ) -> tuple[Array, Metrics]:
     return losses.stage_one(
-      images,
-      outputs,
-      codes.latents,
-      codes.quantized,
-      quantizer_loss=codes.loss,
-      perceptual=perceptual,
-      **terms,
+      images, outputs, codes.loss, perceptual=perceptual, **terms
     )
 
   return objective
@@ -96,20 +90,19 @@ def make_update(
   transform: optax.GradientTransformation,
   objective: Any,
   config: Config,
-  game: _adversary.Game | None = None,
+  gan: _adversary.GAN | None = None,
 ):
   """(state, batch, key) -> (state, metrics), pure.
 
-  State.extra is the `codebook.Book`; with a game, (that, `Rival`).
+  State.extra is the `codebook.CodebookState`; with a discriminator, (that,
+  `_adversary.DiscriminatorState`).
   """
   size = tokenizer.vocab_size
   temperature = _gumbel.make_temperature(config.get("temperature", {}))
-  tend = codebook.make_tend(tokenizer, config["revive_after"])
+  codebook_step = codebook.make_codebook_step(tokenizer, config["revive_after"])
 
   def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    key_flip, key_drop, key_draw, key_revive, key_game = jax.random.split(
-      key, 5
-    )
+    key_flip, key_drop, key_draw, key_revive, key_gan = jax.random.split(key, 5)
     images = pipeline.to_float(batch["image"])
     if config["flip"]:
       images = flip(key_flip, images)
@@ -124,16 +117,16 @@ def make_update(
       )
 
     parts = network, functools.partial(objective, images), state.params
-    book, rival = state.extra if game else (state.extra, None)
-    if game:
-      grads, metrics, codes, rival = _adversary.play(
-        game, *parts, rival, images, key_game, state.step
+    code_state, d_state = state.extra if gan else (state.extra, None)
+    if gan:
+      grads, metrics, codes, d_state = _adversary.gan_step(
+        gan, *parts, d_state, images, key_gan, state.step
       )
     else:
       grads, metrics, codes = _gradients(*parts)
     params, moments = apply_gradients(transform, grads, metrics["loss"], state)
-    params, old, book, revived = tend(
-      key_revive, book, state.params, params, state.ema, codes
+    params, old, code_state, revived = codebook_step(
+      key_revive, code_state, state.params, params, state.ema, codes
     )
     counts = quantize.histogram(codes.ids, size)
     metrics |= {
@@ -143,7 +136,7 @@ def make_update(
     }
     step = state.step + 1
     ema = optimizer.average(old, params, step, **config["ema"])
-    extra = (book, rival) if game else book
+    extra = (code_state, d_state) if gan else code_state
     new = State(step, state.ok, params, ema, moments, extra)
     return new, metrics
 
@@ -211,16 +204,18 @@ def measure(
 
 
 def _init(
-  tokenizer: Any, transform: Any, game: _adversary.Game | None, key: Key
+  tokenizer: Any, transform: Any, gan: _adversary.GAN | None, key: Key
 ) -> State:
   params = pipeline.init_tokenizer(tokenizer, key)
-  book = codebook.start(tokenizer)
-  if game is None:
-    return new_state(params, transform.init(params), book)
+  code_state = codebook.start(tokenizer)
+  if gan is None:
+    return new_state(params, transform.init(params), code_state)
   side = tokenizer.image_size
   shape = (side, side, tokenizer.image_channels)
-  rival = _adversary.new_rival(game, shape, jax.random.fold_in(key, 1))
-  return new_state(params, transform.init(params), (book, rival))
+  d_state = _adversary.init_discriminator(
+    gan, shape, jax.random.fold_in(key, 1)
+  )
+  return new_state(params, transform.init(params), (code_state, d_state))
 
 
 def _evaluate(
