@@ -71,18 +71,39 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   c.sampler = dict(name="ancestral", steps=256)
   c.sample = dict(
-    count=1024, batch=64, seed=0, guidance=0.0, top_p=1.0, temperature=1.0
+    count=1024,
+    batch=64,
+    seed=0,
+    guidance=0.0,
+    top_p=1.0,
+    temperature=1.0,
+    canvas=(),  # (H, W) in tokens of larger images; empty is the net's grid.
+    stride=4,  # Tokens between the windows over a canvas.
+    windows=16,  # In one network call.
+    jitter=False,  # Shift the windows at random in each step.
+    tile=(),  # (h, w) in tokens decoded at a time; empty is twice the grid.
   )
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
-  c.every = dict(log=100, evaluate=20_000, save=10_000)
+  # patience ends training after that many evaluations without a better bound.
+  c.every = dict(log=100, evaluate=20_000, save=10_000, patience=0)
   c.keep = dict(latest=2, best="validation/bits_per_token", mode="min")
-  c.evaluate = dict(batch=64, limit=2048, features="emoji", seed=0)
+  c.evaluate = dict(
+    batch=64,
+    limit=2048,
+    features="emoji",
+    seed=0,
+    # Bits per dimension: tokens of a tokenizer with a likelihood head, where
+    # the run's own has none.
+    head="",
+    pixels=dict(levels=256, dequantize=True),
+    neighbours=dict(samples=128, k=7, lpips_weights=""),
+  )
   if smoke:
     c.net.update(layers=1, width=16, heads=2, vocab_size=16, grid=(4, 4))
     c.net.dtype = "float32"
     c.prior.update(vocab_size=16, time_steps=4 * 4)
     c.steps, c.batch = 8, 8
-    c.every = dict(log=2, evaluate=4, save=4)
+    c.every.update(log=2, evaluate=4, save=4)
     c.sampler.steps = 4
     c.sample.update(count=8, batch=8)
     c.evaluate.batch = 8

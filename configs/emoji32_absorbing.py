@@ -67,6 +67,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     canvas=(),  # (H, W) in tokens of larger images; empty is the net's grid.
     stride=2,  # Tokens between the windows over a canvas.
     windows=16,  # In one network call.
+    jitter=False,  # Shift the windows at random in each step.
+    tile=(),  # (h, w) in tokens decoded at a time; empty is twice the grid.
   )
 
   c.mesh = dict(data=-1, fsdp=1, tensor=1)

@@ -129,6 +129,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     guidance_ramp="constant",
     top_p=1.0,
     temperature=1.0,
+    canvas=(),  # (H, W) in tokens of larger images; empty is the net's grid.
+    stride=net["grid"][0] // 4,  # Tokens between the windows over a canvas.
+    windows=16,  # In one network call.
+    jitter=False,  # Shift the windows at random in each step.
+    tile=(),  # (h, w) in tokens decoded at a time; empty is twice the grid.
   )
   c.sample.update(variant["sample"])
   c.mesh = dict(data=-1, fsdp=1, tensor=1)

@@ -176,10 +176,14 @@ def test_another_config_is_refused_by_its_first_different_key(tmp_path):
 
 
 def test_what_may_change_between_runs_may_change(tmp_path):
-  checkpoint.claim(tmp_path, CONFIG)
-  free = {name: {"anything": 1} for name in checkpoint.FREE}
-  checkpoint.claim(tmp_path, {**CONFIG, **free})
-  assert checkpoint.read_config(tmp_path) == {**CONFIG, **free}
+  config = {**CONFIG, "data": {"name": "tokens", "path": "here"}}
+  checkpoint.claim(tmp_path, config)
+  free = {name: {"anything": 1} for name in checkpoint.FREE if "." not in name}
+  moved = {**config, **free, "data": {"name": "tokens", "path": "there"}}
+  checkpoint.claim(tmp_path, moved)
+  assert checkpoint.read_config(tmp_path) == moved
+  with pytest.raises(ValueError, match=r"config\.data\.name"):
+    checkpoint.claim(tmp_path, {**moved, "data": {"name": "else"}})
 
 
 def test_a_full_disk_does_not_cost_the_run_its_config(tmp_path, monkeypatch):

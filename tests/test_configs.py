@@ -81,7 +81,7 @@ def check_prior(config):
   prior_stage.check_order(system.net, prior)
   for what in ("sample", "trajectory"):
     pipeline.build_sampler(config["sampler"], prior, what)
-  known = {"count", "batch", "seed", "captions", "split"}
+  known = {"count", "batch", "seed", "captions", "split", "tile"}
   transforms = set(config["sample"]) - known
   assert transforms <= set(inspect.signature(pipeline.adapt).parameters)
   sampling.make_generator(config, system, prior)

@@ -15,9 +15,9 @@ from vq_jax import plugins, weights
 from vq_jax.train.task import State
 from vq_jax.types import Params
 
-# Sections that may differ between the command that started a run and the one
-# that resumes it: how it is watched, used and placed, how long and how fast it
-# learns, and of what it writes tokens.
+# What may differ between the command that started a run and the one that
+# resumes it: how it is watched, used and placed, how long and how fast it
+# learns, of what it writes tokens, and where its data are by now.
 FREE = (
   "every",
   "keep",
@@ -29,6 +29,7 @@ FREE = (
   "optimizer",
   "discriminator_optimizer",
   "splits",
+  "data.path",
 )
 
 
@@ -64,12 +65,11 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
 
 def differ(old: dict[str, Any], new: dict[str, Any], where: Any) -> None:
   """ValueError if two resolved configs would train different things."""
-  old = weights.flatten({k: v for k, v in old.items() if k not in FREE})
-  new = weights.flatten({k: v for k, v in new.items() if k not in FREE})
+  old, new = weights.flatten(old), weights.flatten(new)
   for name in sorted(set(old) | set(new)):
     a, b = old.get(name, "nothing"), new.get(name, "nothing")
-    if a != b:
-      name = name.replace("/", ".")
+    name = name.replace("/", ".")
+    if a != b and not {name, name.partition(".")[0]} & set(FREE):
       raise ValueError(
         f"{where} belongs to a run with config.{name} = {a!r}, not {b!r};"
         " choose another --workdir, or pass the config of that run."
