@@ -14,18 +14,16 @@ import ml_collections
 
 # As released, with the small weight on the codes: not as in the papers.
 NEAREST = dict(
-  quantizer="nearest",
-  quantizer_options=dict(commitment=1.0, codebook_weight=0.25),
+  tokenizer=dict(
+    quantizer="nearest",
+    quantizer_options=dict(commitment=1.0, codebook_weight=0.25),
+  )
 )
 # arXiv:2111.12701, with the released settings. Its network works on [0, 1],
 # and so did its absolute error: half of ours.
 UNLEASHED = dict(
   tokenizer=dict(
-    projections=False,
-    final_swish=False,
-    decoder_extra=0,
-    unit_range=True,
-    **NEAREST,
+    projections=False, final_swish=False, decoder_extra=0, unit_range=True
   ),
   run=dict(batch=4),
   loss=dict(l1=0.5),
@@ -37,11 +35,7 @@ UNLEASHED = dict(
 # but for the first, the batches were not released, and are ours.
 TAMING = dict(
   tokenizer=dict(
-    projections=True,
-    final_swish=True,
-    decoder_extra=1,
-    unit_range=False,
-    **NEAREST,
+    projections=True, final_swish=True, decoder_extra=1, unit_range=False
   ),
   run=dict(batch=12, steps=1_000_000),
   loss=dict(l1=1.0),
@@ -50,12 +44,13 @@ TAMING = dict(
   ema=dict(decay=0.0, every=1),  # None was kept.
 )
 VARIANTS = {
-  "ffhq": (UNLEASHED, dict(run=dict(steps=1_400_000))),
-  "churches": (UNLEASHED, dict(run=dict(steps=2_200_000))),
-  "bedroom": (UNLEASHED, dict(run=dict(steps=2_200_000))),
-  "imagenet_f16_1024": (TAMING, {}),
+  "ffhq": (UNLEASHED, NEAREST, dict(run=dict(steps=1_400_000))),
+  "churches": (UNLEASHED, NEAREST, dict(run=dict(steps=2_200_000))),
+  "bedroom": (UNLEASHED, NEAREST, dict(run=dict(steps=2_200_000))),
+  "imagenet_f16_1024": (TAMING, NEAREST),
   "imagenet_f16_16384": (
     TAMING,
+    NEAREST,
     dict(
       tokenizer=dict(vocab_size=16_384),
       adversarial=dict(start=0, factor=0.75, layers=2),

@@ -10,5 +10,8 @@ prepare "cpu,test,text"
 export NPROC=16 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 ruff check .
 ruff format --check .
-# Two processes: compiling, which is most of the work, uses one core.
-python -m pytest -n 2 --dist loadfile "$@"
+# What is compiled runs once or twice, and is not worth compiling well.
+export XLA_FLAGS="--xla_backend_optimization_level=0 ${XLA_FLAGS:-}"
+# Two processes: compiling, which is most of the work, uses one core. The longest
+# file comes first (tests/conftest.py).
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -221,7 +221,7 @@ def test_module_agrees_with_the_functions(key, codebook):
   variables = {"params": {"codebook": codebook}}
   latents = jax.random.normal(jax.random.fold_in(key, 1), (2, 3, D))
   through, quantized, ids, loss = module.apply(variables, latents)
-  assert loss is None
+  np.testing.assert_array_equal(loss, quantize.vq_loss(latents, codebook[ids]))
   np.testing.assert_array_equal(ids, quantize.nearest(latents, codebook))
   np.testing.assert_array_equal(quantized, codebook[ids])
   np.testing.assert_allclose(through, quantized, atol=1e-6)

@@ -29,8 +29,8 @@ MESHES = {
   "all": functools.partial(layout.make_mesh, 2, 2, 2),
 }
 STAGES = (
-  pytest.param("prior", marks=pytest.mark.slow),
-  "text",  # All that the prior without captions has, and more.
+  "prior",
+  pytest.param("text", marks=pytest.mark.slow),
   pytest.param("vqgan", marks=pytest.mark.slow),
   pytest.param("gan", marks=pytest.mark.slow),
 )
