@@ -79,6 +79,7 @@ def refused(command):
     ("--workdir=W train", "'train' was not understood"),
     ("--workdir=/proc/no", "/proc/no"),
     ("", "--workdir=DIRECTORY"),
+    ("--mode=convert", "--mode=convert needs --family"),
   ],
 )
 def test_a_mistake_is_one_sentence(toys, refused, tmp_path, words, sentence):

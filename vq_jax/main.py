@@ -6,6 +6,10 @@ sample    PNGs, a grid and a film strip of a trained prior
 edit      variants of --image where --mask is white, or where it is transparent
 evaluate  metrics.json of a trained run
 benchmark time of the network and of the sampler around it, in benchmark.json
+
+python -m vq_jax.main --mode=convert --family=NAME --src=FILE --dst=DIRECTORY
+
+an official checkpoint, for --config.init_from=DIRECTORY
 """
 
 import logging as std_logging
@@ -25,6 +29,7 @@ from vq_jax.train import (
   benchmark,
   checkpoint,
   edit,
+  imported,
   layout,
   loop,
 )
@@ -55,7 +60,7 @@ MODES: dict[str, Callable[..., None]] = {
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 STOPPED = 143  # 128 + SIGTERM, as shells report it.
 
-_MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", [*MODES, "convert"], "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "Print config, parameters, mesh and sharding, and exit."
@@ -73,6 +78,14 @@ _CAPTION = flags.DEFINE_string(
 _LABEL = flags.DEFINE_integer(
   "label", None, "Of --mode=edit: the class the picture shall show."
 )
+_FAMILY = flags.DEFINE_string(
+  "family", None, "Of --mode=convert: whose checkpoint it is."
+)
+_SRC = flags.DEFINE_string("src", None, "Of --mode=convert: the file.")
+_DST = flags.DEFINE_string("dst", None, "Of --mode=convert: a new directory.")
+_OPTION = flags.DEFINE_multi_string(
+  "option", [], "Of --mode=convert: KEY=VALUE that the file does not tell."
+)
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
@@ -86,12 +99,15 @@ def main(argv: Sequence[str]) -> None:
   """Runs one mode; a user's mistake ends in one sentence and exit code 1."""
   if len(argv) > 1:
     refuse(f"Flags start with --: {' '.join(argv[1:])!r} was not understood.")
-  if not _WORKDIR.value:
+  if not _WORKDIR.value and _MODE.value != "convert":
     refuse("--workdir=DIRECTORY says where the run lives; it is required.")
   std_logging.getLogger("jax").setLevel(std_logging.ERROR)
   logging.set_verbosity(logging.ERROR)  # Orbax tells of every file.
   begin = time.perf_counter()
   try:
+    if _MODE.value == "convert":
+      imported.convert(_FAMILY.value, _SRC.value, _DST.value, _OPTION.value)
+      return
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     config = resolve_config(workdir)
     mesh = plugins.call(layout.make_mesh, config["mesh"], "config.mesh")

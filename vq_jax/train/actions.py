@@ -16,7 +16,15 @@ from PIL import Image
 from vq_jax import pictures, pipeline, plugins, weights
 from vq_jax.data import _loader, tokens
 from vq_jax.system import build_system
-from vq_jax.train import checkpoint, frozen, layout, levels, loop, warm
+from vq_jax.train import (
+  checkpoint,
+  frozen,
+  imported,
+  layout,
+  levels,
+  loop,
+  warm,
+)
 from vq_jax.train.log import Log, progress
 from vq_jax.train.request import Requests
 from vq_jax.train.sampling import (
@@ -80,16 +88,20 @@ def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
 
 
 def warm_start(config: Config, mesh: Mesh) -> Any:
-  """Fresh weights -> those of the run config.init_from, read at once.
+  """Fresh weights -> those of config.init_from, read at once.
+
+  That is the directory of a run, or of a part that was converted or exported.
 
   Raises:
     FileNotFoundError: there is no run or no checkpoint.
   """
-  directory = pathlib.Path(config["init_from"]).absolute()
-  source = checkpoint.read_config(directory)
-  _, old = load(source, directory, mesh)
-  old = jax.device_get(old)
-  tables = warm.null_tables(source, config)
+  directory, tables = pathlib.Path(config["init_from"]).absolute(), ""
+  old = imported.exported(directory)
+  if old is None:
+    source = checkpoint.read_config(directory)
+    _, old = load(source, directory, mesh)
+    old = jax.device_get(old)
+    tables = warm.null_tables(source, config)
   return lambda fresh: warm.merge(old, fresh, str(directory), tables)
 
 
