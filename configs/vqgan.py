@@ -7,7 +7,7 @@ Variants: ffhq, churches, bedroom (arXiv:2111.12701); imagenet_f16_1024,
 imagenet_f16_16384, openimages_f8 (arXiv:2012.09841). PICTURES is a directory
 as vq_jax/data/folder.py reads it; config.loss.lpips_weights a file as
 vq_jax/features/lpips.py reads it. `--config.init_from=RUN` fine-tunes a run or
-an imported checkpoint.
+what --mode=convert made of an official checkpoint.
 """
 
 import ml_collections
