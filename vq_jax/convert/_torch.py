@@ -40,6 +40,18 @@ def read(path: str | os.PathLike) -> Any:
   return _to_numpy(content)
 
 
+def read_state(path: str | os.PathLike) -> Mapping[str, Any]:
+  """`read` of a file that must hold a mapping, such as a state dict.
+
+  Raises:
+    ValueError: it holds something else; and as `read` does.
+  """
+  content = read(path)
+  if not isinstance(content, Mapping):
+    raise ValueError(f"{path} holds no state dict.")
+  return content
+
+
 def _to_numpy(content: Any) -> Any:
   """Tensors -> arrays, through mappings."""
   if isinstance(content, Mapping):

@@ -6,7 +6,6 @@ VQ-Diffusion (arXiv:2111.14822) was trained on, its own f8 model included.
 
 import os
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -138,9 +137,7 @@ def load(
     ModuleNotFoundError: torch is not installed.
     ValueError: it is not such a checkpoint; names the tensor.
   """
-  content = _torch.read(path)
-  if not isinstance(content, Mapping):
-    raise ValueError(f"{path} holds no state dict.")
+  content = _torch.read_state(path)
   state = content.get("state_dict") or content.get("model") or content
   table = None if to_small is None else _torch.read(to_small)
   section, params = tokenizer(state, image_size, table)

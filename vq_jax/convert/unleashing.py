@@ -7,7 +7,6 @@ the number of heads, and the grid is square.
 import math
 import os
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -100,9 +99,7 @@ def load(
     ModuleNotFoundError: torch is not installed.
     ValueError: it is not such a checkpoint; names the tensor.
   """
-  state = _torch.read(path)
-  if not isinstance(state, Mapping):
-    raise ValueError(f"{path} holds no state dict.")
+  state = _torch.read_state(path)
   section, net = transformer(state, **options)
   prior = {"name": "autoregressive", "vocab_size": section["vocab_size"]}
   if not section["causal"]:

@@ -89,9 +89,7 @@ def load(
     ModuleNotFoundError: torch is not installed.
     ValueError: it is not such a checkpoint; names the tensor.
   """
-  state = _torch.read(path)
-  if not isinstance(state, Mapping):
-    raise ValueError(f"{path} holds no state dict.")
+  state = _torch.read_state(path)
   section, params = tokenizer(state, image_size)
   return {"tokenizer": section}, {"tokenizer": params}
 

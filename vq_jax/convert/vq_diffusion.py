@@ -6,7 +6,6 @@ tell all hyper-parameters but the number of heads and, without text, the grid.
 
 import math
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -149,9 +148,7 @@ def load(
     ModuleNotFoundError: torch is not installed.
     ValueError: it is not such a checkpoint; names the tensor.
   """
-  content = _torch.read(path)
-  if not isinstance(content, Mapping):
-    raise ValueError(f"{path} holds no state dict.")
+  content = _torch.read_state(path)
   state = content.get("ema") or content.get("model") or content
   section, net = transformer(state, **options)
   prior = {

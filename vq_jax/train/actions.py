@@ -39,7 +39,8 @@ from vq_jax.types import Params
 Config = Mapping[str, Any]
 FRAMES = 12  # Of a film strip.
 ACTORS = 8  # Images in a film strip.
-SHOWN = 128  # Images in a sample grid.
+SHOWN = 128  # Images in a sample grid,
+COLUMNS = 16  # with as many in a row; fewer if they are wider than trained on.
 SCALES = (0, 1, 3, 5)  # Of guidance, in a picture of it.
 
 
@@ -231,10 +232,13 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
     for index, image in zip(batch["index"], pixels, strict=False):
       Image.fromarray(image).save(folder / f"{index:06d}.png")
     shown.extend(pixels[: max(SHOWN - len(shown), 0)])
-  save_picture(workdir / "samples.png", pictures.grid(np.stack(shown), 16))
+  grid = canvas(config, system)
+  columns = max(COLUMNS * system.net.grid[1] // grid[1], 1)
+  sheet = pictures.grid(np.stack(shown), min(columns, len(shown)))
+  save_picture(workdir / "samples.png", sheet)
   states = chain(params, *ask(requests, np.arange(size), mesh))
   states = np.asarray(states)[:ACTORS]
-  picture = film(states, prior, canvas(config, system), paint)
+  picture = film(states, prior, grid, paint)
   save_picture(workdir / "film.png", picture)
   if system.net.labels or system.text:
     run = make_generator(config, system, prior)
