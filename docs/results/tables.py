@@ -120,6 +120,8 @@ def _rank(value: Any) -> tuple[int, float, str]:
 def _cell(value: Any) -> str:
   if value is None:
     return ""
+  if isinstance(value, list):
+    return ", ".join(map(_cell, value)) or "none"
   text = f"{value:.4g}" if isinstance(value, float) else str(value)
   return text.replace("|", "\\|")
 
