@@ -51,7 +51,7 @@ PRESETS = {
   "vqd_imagenet": (IMAGENET, 518_025_678),
   "vqd_imagenet_null": (dict(IMAGENET, null_label=True), 518_037_966),
   "vqd_ffhq": (FFHQ, 411_185_664),
-  "lcmd": (CHURCHES, 56_070_144),
+  "lcmd": (CHURCHES, 56_070_144 + 256),
   "lcmd_imagenet": (LCMD_IMAGENET, 246_412_544),
   "lcmd_imagenet_null": (dict(LCMD_IMAGENET, null_label=True), 246_430_976),
 }
