@@ -150,7 +150,7 @@ def distances(codes: np.ndarray, size: int = 512) -> np.ndarray:
   apart = np.sqrt(np.maximum(apart, 0.0))
   white = np.sqrt(2.0) * max(norm.mean(), np.sqrt(codes.shape[1]))
   index = np.arange(size) * len(codes) // size
-  page = np.clip(255.0 * apart / white, 0, 255).astype(np.uint8)
+  page = np.clip(np.round(255.0 * apart / white), 0, 255).astype(np.uint8)
   head = 24
   picture = Image.new("RGB", (size, size + head), "white")
   picture.paste(Image.fromarray(page[np.ix_(index, index)]), (0, head))
