@@ -27,14 +27,13 @@ CDCD = {
 NORM = {"prior.normalise": True}
 
 
-def frozen() -> dict:
-  """The tokenizer's codebook, as it is: nothing else is left to train."""
-  dim = emoji32_vqgan.get_config().tokenizer.code_dim
-  return {
-    "codes": "tokenizer",
-    "net.code_dim": dim,
-    "optimizer.only": "^(?!net/codes$)",
-  }
+# The tokenizer's embeddings are shorter, and as noisy with a larger shift.
+SHORT = {
+  "net.code_dim": emoji32_vqgan.get_config().tokenizer.code_dim,
+  "prior.shift": 1.0,
+}
+PRETRAINED = SHORT | {"codes": "tokenizer"}
+FROZEN = PRETRAINED | {"optimizer.only": "^(?!net/codes$)"}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -60,6 +59,7 @@ def sweep(add):
     )
   for diffusion in (0.01, 0.0):
     add({"prior.diffusion_weight": diffusion})
-  for baseline in (CSDM, CSDM | NORM, CSDM | frozen(), CDCD, CDCD | NORM):
+  for baseline in (CSDM, CSDM | NORM, CSDM | FROZEN, CDCD, CDCD | NORM):
     add(baseline)
-  add(frozen())
+  for codes in (SHORT, PRETRAINED, FROZEN):
+    add(codes)

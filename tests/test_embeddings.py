@@ -1,5 +1,8 @@
 """Embeddings of codes: who has them, where they start, how they are shown."""
 
+import embedded
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,6 +53,29 @@ def test_a_tokenizer_without_a_codebook_has_nothing_to_start_from(tmp_path):
   config = {"data": {"path": str(tmp_path)}, "codes": "tokenizer"}
   with pytest.raises(ValueError, match="has none"):
     embeddings.start(config, net(code_dim=D))
+
+
+def test_a_profile_is_that_of_the_exact_posterior(key):
+  """Cross-entropy and entropy agree on average, and rise with the noise."""
+  law = np.array([0.5, 0.2, 0.3])
+  codes = 2.0 * jax.random.normal(key, (4, 2))
+  prior = lcmd.Prior(3, shift=0.3)
+  model = embedded.exact(prior, law, codes)
+  run = embeddings.profile(prior, key, lambda params, batch: model)
+  x = jnp.repeat(jnp.arange(3), jnp.array([500, 200, 300]))[:, None]
+  batch = {"ids": x, "mask": jnp.ones(1000)}
+  found = jax.jit(run)((), batch)
+  ce, h = (
+    np.array([found[f"{name}_t{t}"] for t in (10, 30, 50, 70, 90)])
+    for name in ("cross_entropy", "entropy")
+  )
+  np.testing.assert_allclose(ce, h, atol=0.06)
+  assert (np.diff(ce) > 0).all() and ce[0] < 0.5
+  np.testing.assert_allclose(ce[-1], -np.sum(law * np.log(law)), atol=0.1)
+  # What is padded does not count.
+  half = {"ids": x, "mask": jnp.arange(1000) < 500}
+  first = jax.jit(run)((), half)["cross_entropy_t90"]
+  assert abs(first - np.log(2)) < 0.1  # Of the code with probability 1/2.
 
 
 def test_collapsed_embeddings_are_black_and_orthogonal_ones_white():

@@ -16,6 +16,11 @@ def expect(log_probs: Array, codes: Array) -> Array:
   return jax.nn.softmax(log_probs) @ codes[:-1]
 
 
+def entropy(log_probs: Array) -> Array:
+  """Of p [.. K] -> [..], nats."""
+  return -jnp.sum(jnp.exp(log_probs) * log_probs, -1)
+
+
 def divergence(log_p: Array, log_q: Array) -> Array:
   """KL(p || q) [.. K] -> [..], nats."""
   return jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
@@ -56,11 +61,10 @@ def vitals(codes: Array, log_probs: Array) -> Metrics:
   """
   centred = codes - jnp.mean(codes, 0)
   spread = 2.0 * jnp.sum(jnp.square(centred)) / max(len(codes) - 1, 1)
-  entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, -1)
   return {
     "code_norm": jnp.mean(jnp.linalg.norm(codes, axis=-1)),
     "code_distance": jnp.sqrt(spread),
-    "entropy": jnp.mean(entropy),
+    "entropy": jnp.mean(entropy(log_probs)),
   }
 
 

@@ -1,7 +1,6 @@
 """VQ-LCMD: Gaussian diffusion of learnt code embeddings (arXiv:2410.14758).
 
-The authors released no code, and the paper leaves much open. Every choice that
-had to be inferred is a field of `Prior`, and says so.
+There is no official code. What had to be inferred is a field, and says so.
 """
 
 import dataclasses
@@ -12,26 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from vq_jax import plugins, schedules
-from vq_jax.priors import _chain, _gaussian
-from vq_jax.priors._embedded import (
-  DECODERS,
-  DIVERGENCES,
-  RATIOS,
-  dropped,
-  expect,
-  nats,
-  vitals,
-  without,
-)
+from vq_jax.priors import _chain, _embedded, _gaussian
+from vq_jax.priors._embedded import expect, nats
 from vq_jax.types import Array, Key, Metrics, Model
 
 PATHS = ("state", "estimate", "target")
 CHOICES = {
   "diffusion": ("simple", "bound"),
-  "divergence": DIVERGENCES,
+  "divergence": _embedded.DIVERGENCES,
   "solver": ("ddim", "heun"),
-  "drop": RATIOS,
-  "decode": DECODERS,
+  "drop": _embedded.RATIOS,
+  "decode": _embedded.DECODERS,
 }
 
 
@@ -53,11 +43,10 @@ class Terms(NamedTuple):
 class Prior:
   """q(z_t | x) = N(alpha_t e(x), sigma_t^2), and e is learnt with the network.
 
-  The network says p(x | z_t); its guess of the embedding is the expected one,
-  e^ = sum_k p(k | z_t) e_k, and p(z_s | z_t) = q(z_s | z_t, e^) (section 3.2).
-  Each term of the loss is a mean over tokens, in nats; a squared distance is
-  the sum over an embedding. Inferred: the weight of 0.005 then makes 256
-  numbers of unit variance as loud as a token's nats.
+  The network's guess is the expected embedding, e^ = sum_k p(k | z_t) e_k, and
+  p(z_s | z_t) = q(z_s | z_t, e^) (section 3.2). Terms of the loss are means
+  over tokens, in nats; a squared distance is the sum over an embedding.
+  Inferred: 0.005 then makes 256 numbers of unit variance as loud as nats are.
 
   Attributes:
     vocab_size: K; the embedding of MASK stands for tokens that are dropped.
@@ -69,30 +58,28 @@ class Prior:
       ends are infinite. Inferred.
     reconstruction_weight: of -log p(x | z_0).
     consistency_weight: of the divergence from the teacher (eq. 3).
-    diffusion_weight: of |e(x) - e^(z_t)|^2 (section 4.2). Which number of
-      appendix A is whose is inferred: the paper's model collapses without
-      consistency matching (Table 1), as it does where the first is 0.01.
+    diffusion_weight: of |e(x) - e^(z_t)|^2 (section 4.2). Which of the paper's
+      weights is whose is inferred: its model collapses without consistency
+      matching (Table 1), and where the first weight is 0.01.
     denoising_weight: of -log p(x | z_t), the loss of CDCD (arXiv:2211.15089).
     diffusion: "simple" is the distance itself, "bound" weighs it by
       -SNR'(t) / 2 as in eq. 2, for which `diffusion_weight` is 1.
     divergence: "teacher" is KL(teacher || student), "student" the other one.
       Inferred: the first is cross-entropy with a soft label.
-    solver: how the teacher goes from t to s: "ddim", as the paper, or "heun",
-      which asks it once more and takes the mean of both guesses.
-    average_codes: the teacher's step uses averaged embeddings too. Inferred:
-      the paper averages theta, which is all that is learnt.
-    gradients: the ways by which a gradient reaches embeddings: in the noisy
-      "state", the "estimate" e^ and the "target" e(x). Inferred: the paper
-      trains jointly, and says no more.
-    drop: the share of tokens that the network must do without (section 4.4) is
-      "fixed", "random" from 0 up for each image, or "linear" in t.
+    solver: how the teacher goes from t to s: "ddim" as the paper, or "heun",
+      with the mean of its guesses at both ends.
+    average_codes: the teacher's embeddings are averaged as its network is.
+      Inferred: the paper averages theta, which is all that is learnt.
+    gradients: by which ways they reach embeddings: the noisy "state", the
+      "estimate" e^, the "target" e(x). Inferred: the paper trains jointly.
+    drop: the share of tokens that are dropped (section 4.4): "fixed", "random"
+      from 0 up for each image, or "linear" in t.
     drop_ratio: that share, or the largest.
     drop_before_noise: a token is dropped from x, so that its MASK is noisy too,
       and not from the input of the network. The paper can be read both ways.
     normalise: embeddings all have norm sqrt(d) (arXiv:2211.15089, section 3.2).
       Inferred to be the "norm regularisation" that the paper compares with.
-    decode: x is the "argmax" of p(x | z_0), or a "draw" from it. Inferred; they
-      hardly differ if z_0 has no noise to speak of.
+    decode: x is the "argmax" of p(x | z_0), inferred, or a "draw" from it.
     bound_times: network calls per example in `bits`, and one more.
   """
 
@@ -122,16 +109,14 @@ class Prior:
     for field, name, legal in asked:
       if name not in legal:
         raise ValueError(plugins.unknown(name, legal, f"There is no {field}"))
-    if self.shift <= 0 or not 0 < self.margin < 0.5:
-      raise ValueError(
-        f"shift = {self.shift} must be positive, margin = {self.margin} between"
-        " 0 and 0.5."
-      )
-    if not 0 <= self.drop_ratio <= 1 or self.bound_times < 1:
-      raise ValueError(
-        f"drop_ratio = {self.drop_ratio} must be from 0 to 1, bound_times ="
-        f" {self.bound_times} at least 1."
-      )
+    for field, fits, wanted in (
+      ("shift", self.shift > 0, "positive"),
+      ("margin", 0 < self.margin < 0.5, "between 0 and 0.5"),
+      ("drop_ratio", 0 <= self.drop_ratio <= 1, "from 0 to 1"),
+      ("bound_times", self.bound_times >= 1, "at least 1"),
+    ):
+      if not fits:
+        raise ValueError(f"{field} = {getattr(self, field)} must be {wanted}.")
 
   def log_snr(self, t: Array) -> Array:
     """ln(alpha_t^2 / sigma_t^2), falling and finite from t = 0 to t = 1."""
@@ -141,8 +126,7 @@ class Prior:
   def time(self, log_snr: Array) -> Array:
     """The time in [0, 1] that has this log SNR."""
     inner = schedules.shifted_cosine_time(log_snr, self.shift)
-    t = (inner - self.margin) / (1.0 - 2.0 * self.margin)
-    return jnp.clip(t, 0.0, 1.0)
+    return jnp.clip((inner - self.margin) / (1.0 - 2.0 * self.margin), 0.0, 1.0)
 
   def table(self, model: Model) -> Array:
     """The embeddings [K + 1 d] as the chain has them."""
@@ -188,19 +172,19 @@ class Prior:
     """The weighted sum of section 4.2, in nats per token.
 
     x: clean ids [b n] -> (scalar, (metrics, memory)), the memory as it was. No
-    gradient reaches the target, which is the model itself if it is None.
+    gradient reaches the target; None makes the model its own teacher.
     """
     key_t, key_s, key_drop, key_z, key_0 = jax.random.split(key, 5)
     t = _chain.stratified(key_t, x.shape[0])
     s = t * jax.random.uniform(key_s, t.shape)
-    hidden, hidden_0 = (
-      dropped(key_drop, x.shape, time, self.drop, self.drop_ratio)
-      for time in (t, 0.0 * t)
-    )
+    zero = jnp.zeros_like(t)
+    law = (self.drop, self.drop_ratio)
+    hidden = _embedded.dropped(key_drop, x.shape, t, *law)
+    hidden_0 = _embedded.dropped(key_drop, x.shape, zero, *law)
     z = self._state(key_z, model, x, hidden, t)
-    z_0 = self._state(key_0, model, x, hidden_0, 0.0 * t)
+    z_0 = self._state(key_0, model, x, hidden_0, zero)
     log_probs = self._without(model, hidden).denoise(z, t)
-    log_probs_0 = self._without(model, hidden_0).denoise(z_0, 0.0 * t)
+    log_probs_0 = self._without(model, hidden_0).denoise(z_0, zero)
     error = self._error(model, log_probs, x)
     slope = -0.5 * self._slope(t)[:, None]
     terms = {
@@ -209,15 +193,18 @@ class Prior:
       "denoising": nats(log_probs, x),
     }
     if self.consistency_weight:
-      teacher = self._teacher(model, target or model, hidden)
-      said = self._teach(teacher, z, t, s)
-      terms["consistency"] = DIVERGENCES[self.divergence](said, log_probs)
+      teacher = target or model
+      if not self.average_codes:
+        teacher = teacher._replace(codes=model.codes)
+      said = self._teach(self._without(teacher, hidden), z, t, s)
+      apart = _embedded.DIVERGENCES[self.divergence]
+      terms["consistency"] = apart(said, log_probs)
     terms = {name: jnp.mean(term) for name, term in terms.items()}
     # What weighs nothing has no backward pass.
     weights = {name: getattr(self, f"{name}_weight") for name in terms}
     loss = sum(weights[name] * terms[name] for name in terms if weights[name])
     bound = terms["reconstruction"] + jnp.mean(error * slope)
-    metrics = terms | vitals(self.table(model)[:-1], log_probs)
+    metrics = terms | _embedded.vitals(self.table(model)[:-1], log_probs)
     metrics["bits_per_token"] = bound / math.log(2.0)
     return loss, (metrics, memory)
 
@@ -234,26 +221,19 @@ class Prior:
     """The model that sees MASK where tokens are dropped from its input."""
     if self.drop_before_noise:
       return model
-    return without(model, self.table(model)[-1], hidden)
+    return _embedded.without(model, self.table(model)[-1], hidden)
 
   def _error(self, model: Model, log_probs: Array, x: Array) -> Array:
     """|e(x) - e^|^2 [b n]."""
     codes = self.table(model)
-    fixed = jax.lax.stop_gradient(codes)
-    guess, truth = (
-      codes if path in self.gradients else fixed
-      for path in ("estimate", "target")
-    )
-    return jnp.sum(jnp.square(truth[x] - expect(log_probs, guess)), -1)
+    ways = {way: jax.lax.stop_gradient(codes) for way in PATHS}
+    ways |= dict.fromkeys(self.gradients, codes)
+    guess = expect(log_probs, ways["estimate"])
+    return jnp.sum(jnp.square(ways["target"][x] - guess), -1)
 
   def _slope(self, t: Array) -> Array:
     """SNR'(t) [b]."""
     return schedules.slope(lambda t: jnp.exp(self.log_snr(t)), t)
-
-  def _teacher(self, model: Model, target: Model, hidden: Array) -> Model:
-    if not self.average_codes:
-      target = target._replace(codes=model.codes)
-    return self._without(target, hidden)
 
   def _teach(self, teacher: Model, z: Array, t: Array, s: Array) -> Array:
     """log p of the teacher after its own step from z_t to s, [b n K]."""
@@ -261,8 +241,8 @@ class Prior:
     if self.solver == "heun":
       there = self.move(z, clean, t, s)
       clean = 0.5 * (clean + self.estimate(teacher, there, s))
-    said = teacher.denoise(self.move(z, clean, t, s), s)
-    return jax.lax.stop_gradient(said)
+    there = self.move(z, clean, t, s)
+    return jax.lax.stop_gradient(teacher.denoise(there, s))
 
   def terms(self, key: Key, model: Model, x: Array) -> Terms:
     """An unbiased estimate of the bound's terms (eq. 2), x [b n].
@@ -310,7 +290,7 @@ class Prior:
   def finish(self, key: Key, model: Model, z: Array) -> Array:
     """The ids of z at t = 0, by one more network call. [b n d] -> [b n]."""
     log_probs = model.denoise(z, jnp.zeros(z.shape[:1]))
-    return DECODERS[self.decode](key, log_probs)
+    return _embedded.DECODERS[self.decode](key, log_probs)
 
   def show(self, model: Model, z: Array, t: Array) -> Array:
     """The ids that make z_t most probable, for films. [b n d] -> [b n]."""

@@ -4,13 +4,20 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vq_jax import pictures, plugins, weights
+from vq_jax.data import _loader
+from vq_jax.priors import _embedded
+from vq_jax.system import System, conditional_model
+from vq_jax.train.request import Worded, asked
 from vq_jax.train.task import State
-from vq_jax.types import Params
+from vq_jax.types import Array, Batch, Key, Model, Params
 
 Config = Mapping[str, Any]
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def check(net: Any, prior: Any) -> None:
@@ -84,3 +91,59 @@ def make_picture(net: Any) -> dict[str, Callable[[State], np.ndarray]]:
 def draw(codes: Any) -> np.ndarray:
   """`pictures.distances` of embeddings [K + 1 d], without that of MASK."""
   return pictures.distances(np.asarray(codes)[:-1])
+
+
+def profile(
+  prior: Any, key: Key, model: Callable[[Params, Batch], Model]
+) -> Callable[[Params, Batch], dict[str, Array]]:
+  """What the network says at TIMES: where there is something to learn.
+
+  A cross-entropy of 0 is noise that hides nothing, one of ln K noise that hides
+  all; a schedule should have neither for long (arXiv:2410.14758, section 4.3).
+
+  Args:
+    prior: of embeddings.
+    key: of the noise, the same at all times.
+    model: (params, a batch) -> Model.
+
+  Returns:
+    (params, a batch with ids [b n], mask [b]) -> nats per token,
+    `cross_entropy_t10` to `_t90`, and `entropy_t10` to `_t90` of p(x | z_t).
+  """
+
+  def run(params: Params, batch: Batch) -> dict[str, Array]:
+    view, x = model(params, batch), batch["ids"]
+    weight = batch["mask"] / jnp.sum(batch["mask"])
+
+    def at(t: Array) -> dict[str, Array]:
+      t = jnp.full(x.shape[:1], t)
+      log_probs = view.denoise(prior.corrupt(key, view, x, t), t)
+      found = {
+        "cross_entropy": _embedded.nats(log_probs, x),
+        "entropy": _embedded.entropy(log_probs),
+      }
+      return {name: jnp.mean(v, 1) @ weight for name, v in found.items()}
+
+    found = jax.lax.map(at, jnp.array(TIMES))
+    return {
+      f"{name}_t{round(100 * t)}": values[i]
+      for name, values in found.items()
+      for i, t in enumerate(TIMES)
+    }
+
+  return run
+
+
+def measure(
+  config: Config, system: System, prior: Any, source: Worded, params: Params
+) -> dict[str, float]:
+  """`profile` of the first batch of validation tokens."""
+  section, keys = config["evaluate"], asked(system)
+  batches = _loader.padded(source, ("ids", *keys), section["batch"])
+
+  def model(params: Params, batch: Batch) -> Model:
+    return conditional_model(system, params, {k: batch[k] for k in keys})
+
+  run = jax.jit(profile(prior, jax.random.key(section["seed"]), model))
+  found = run(params, next(batches))
+  return {name: float(value) for name, value in found.items()}

@@ -180,7 +180,10 @@ def bound(
   }
   limit = section["limit"]
   batches = scores(config, system, prior, source, params, limit)
-  return evaluate.fold(metrics, batches)
+  numbers = evaluate.fold(metrics, batches)
+  if getattr(prior, "embedded", False):
+    numbers |= embeddings.measure(config, system, prior, source, params)
+  return numbers
 
 
 def scores(
