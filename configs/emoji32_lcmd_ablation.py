@@ -1,7 +1,7 @@
 """What each part of VQ-LCMD is for, and its baselines: one training run each.
 
   python launch/sweep.py --config=configs/emoji32_lcmd_ablation.py \
-    --name=emoji32_lcmd_ablation --base=runs/emoji32/lcmd_ablation --run
+    --name=emoji32_lcmd_ablation --mode=train,evaluate --run
 """
 
 import ml_collections
@@ -25,8 +25,6 @@ CDCD = {
   "prior.drop_ratio": 0.0,
 }
 NORM = {"prior.normalise": True}
-
-
 # The tokenizer's embeddings are shorter, and as noisy with a larger shift.
 SHORT = {
   "net.code_dim": emoji32_vqgan.get_config().tokenizer.code_dim,

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import emoji32_lcmd_ablation
 from vq_jax import pictures, weights
 from vq_jax.nets.transformer import Net
 from vq_jax.priors import absorbing, lcmd
-from vq_jax.train import embeddings
+from vq_jax.train import embeddings, optimizer
 
 K, D = 6, 4
 
@@ -46,6 +47,18 @@ def test_a_codebook_takes_the_place_of_fresh_embeddings(tmp_path):
     embeddings.start(config, net(code_dim=5))
   with pytest.raises(ValueError, match="Choices: normal, tokenizer"):
     embeddings.start(config | {"codes": "vqgan"}, net())
+
+
+def test_the_pattern_of_the_ablation_freezes_embeddings_alone():
+  """Weight decay included: a frozen codebook does not shrink."""
+  only = emoji32_lcmd_ablation.FROZEN["optimizer.only"]
+  params = {"net": {"codes": jnp.ones((3, 2)), "head": jnp.ones((2, 3))}}
+  transform = optimizer.make_optimizer(9, lr=0.1, weight_decay=0.5, only=only)
+  updates, _ = transform.update(
+    params, transform.init(params), params, value=0.0
+  )
+  assert (updates["net"]["codes"] == 0).all()
+  assert (updates["net"]["head"] < -0.1).all()
 
 
 def test_a_tokenizer_without_a_codebook_has_nothing_to_start_from(tmp_path):

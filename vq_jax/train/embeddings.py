@@ -81,16 +81,16 @@ def _tokenizer(config: Config, net: Any) -> Callable[[Params], Params]:
 _STARTS = {"normal": _normal, "tokenizer": _tokenizer}
 
 
-def make_picture(net: Any) -> dict[str, Callable[[State], np.ndarray]]:
-  """State -> how far embeddings are apart, if the net has any."""
-  if not getattr(net, "code_dim", 0):
+def make_picture(prior: Any) -> dict[str, Callable[[State], np.ndarray]]:
+  """State -> how far embeddings are apart, if the prior has any."""
+  if not getattr(prior, "embedded", False):
     return {}
-  return {"codes": lambda state: draw(state.ema["net"]["codes"])}
 
+  def draw(state: State) -> np.ndarray:
+    codes = prior.table(Model(None, state.ema["net"]["codes"]))
+    return pictures.distances(np.asarray(codes)[:-1])  # Without MASK.
 
-def draw(codes: Any) -> np.ndarray:
-  """`pictures.distances` of embeddings [K + 1 d], without that of MASK."""
-  return pictures.distances(np.asarray(codes)[:-1])
+  return {"codes": draw}
 
 
 def profile(

@@ -69,7 +69,7 @@ def make_task(config: Config) -> Task:
     ),
     pictures={
       "samples": make_picture(config, system, prior),
-      **embeddings.make_picture(system.net),
+      **embeddings.make_picture(prior),
     },
     warm=embeddings.start(config, system.net),
   )
