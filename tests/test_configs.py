@@ -15,6 +15,7 @@ from vq_jax.train import (
   _adversary,
   actions,
   checkpoint,
+  embeddings,
   layout,
   likelihood,
   loop,
@@ -31,6 +32,7 @@ VARIANTS = {
   "vq_diffusion": ("coco", "cub", "ithq", "imagenet", "ffhq"),
   "absorbing": ("ffhq", "churches", "bedroom"),
   "autoregressive": ("ffhq", "churches", "bedroom"),
+  "lcmd": ("ffhq", "churches", "bedroom", "imagenet"),
 }
 CASES = [
   (name, arg)
@@ -79,6 +81,7 @@ def check_prior(config):
   prior = pipeline.build_prior(config["prior"])
   assert system.net.vocab_size == prior.vocab_size
   prior_stage.check_order(system.net, prior)
+  embeddings.check(system.net, prior)
   for what in ("sample", "trajectory"):
     pipeline.build_sampler(config["sampler"], prior, what)
   known = {"count", "batch", "seed", "captions", "split", "tile"}
@@ -137,6 +140,8 @@ NULL_TEXT = 77 * 512  # Of the learnt absence of a caption.
 # Of 76,838,912 released numbers, 512 are a start token that the absorbing net
 # does not read, or a mask that the autoregressive one does not know.
 UNLEASHING = 76_838_912 - 512
+MASK = 256  # The embedding of dropped tokens, which the paper does not count.
+NO_CLASS = 24 * 768  # Of every layer.
 
 
 @pytest.mark.parametrize(
@@ -149,6 +154,10 @@ UNLEASHING = 76_838_912 - 512
     ("vq_diffusion", "ffhq", 411_185_664),
     ("absorbing", "churches", UNLEASHING),
     ("autoregressive", "churches", UNLEASHING),
+    ("lcmd", "ffhq", 56_070_144 + MASK),
+    ("lcmd", "churches", 56_070_144 + MASK),
+    ("lcmd", "bedroom", 56_070_144 + MASK),
+    ("lcmd", "imagenet", 246_412_544 + MASK + NO_CLASS),
   ],
 )
 def test_published_systems_have_their_published_sizes(name, arg, size):

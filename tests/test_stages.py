@@ -14,6 +14,7 @@ from configs import (
   emoji32_absorbing,
   emoji32_autoregressive,
   emoji32_gan,
+  emoji32_lcmd,
   emoji32_vqgan,
   vq_diffusion_emoji_class,
   vq_diffusion_emoji_text,
@@ -31,6 +32,7 @@ MESHES = {
 STAGES = (
   "prior",
   pytest.param("text", marks=pytest.mark.slow),
+  pytest.param("lcmd", marks=pytest.mark.slow),
   pytest.param("vqgan", marks=pytest.mark.slow),
   pytest.param("gan", marks=pytest.mark.slow),
 )
@@ -101,9 +103,15 @@ def text_task(path):
   return prior_task(path, vq_diffusion_emoji_text)
 
 
+def lcmd_task(path):
+  """Embeddings, and the average of the weights as a teacher."""
+  return prior_task(path, emoji32_lcmd)
+
+
 TASKS = {
   "prior": prior_task,
   "text": text_task,
+  "lcmd": lcmd_task,
   "vqgan": vqgan_task,
   "gan": gan_task,
 }
@@ -188,13 +196,27 @@ def test_only_an_autoregressive_prior_has_a_causal_net(causal, tmp_path):
   module = emoji32_autoregressive if causal else emoji32_absorbing
   with pytest.raises(ValueError, match=f"needs a net with causal={causal}"):
     prior_task(tmp_path / "wrong", module, net={"causal": not causal})
-  task, _ = prior_task(tmp_path / "right", module)
+  check_update(prior_task(tmp_path / "right", module)[0])
+
+
+def check_update(task):
+  """An update, traced: it keeps the state's form and reports its bound."""
   state = jax.eval_shape(task.init, jax.random.key(0))
   example = {key: task.source[0][key] for key in task.inputs}
   batch = jax.tree.map(lambda x: np.stack([x] * 8), example)
   after, metrics = jax.eval_shape(task.update, state, batch, jax.random.key(0))
   assert jax.tree.structure(after) == jax.tree.structure(state)
   assert {"loss", "bits_per_token"} <= set(metrics)
+
+
+def test_a_prior_of_embeddings_makes_a_whole_task(tmp_path):
+  task, _ = lcmd_task(tmp_path)
+  check_update(task)
+  assert {"samples", "codes"} == set(task.pictures)
+  with pytest.raises(ValueError, match="needs a prior with kernel"):
+    prior_task(tmp_path, emoji32_lcmd, sampler={"name": "purity"})
+  with pytest.raises(ValueError, match=r"time_steps is 100, .* is None"):
+    prior_task(tmp_path, emoji32_lcmd, net={"time": "learnt"})
 
 
 @pytest.mark.parametrize(
@@ -204,6 +226,7 @@ def test_only_an_autoregressive_prior_has_a_causal_net(causal, tmp_path):
     (dict(sample={"temperature": 0.0}), "temperature must be positive"),
     (dict(net={"time_steps": 50}), "time_steps is 50"),
     (dict(net={"labels": 2}), r"class 2, config\.net\.labels = 2 only 0\.\.1"),
+    (dict(net={"code_dim": 4}), "needs code_dim = 0"),
   ],
 )
 def test_what_could_not_be_sampled_is_not_trained(changes, message, tmp_path):

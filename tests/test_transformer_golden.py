@@ -37,6 +37,7 @@ UNLEASHING = dict(
 # as 76,838,912: its files carry the 512 numbers of a start token that only its
 # autoregressive variant reads. VQ-Diffusion without its text encoder and the
 # 77 x 512 numbers that stand for an empty caption: those belong to the text.
+# VQ-LCMD as its paper may count it, and the embedding of MASK.
 PRESETS = {
   "unleashing": (UNLEASHING, 76_838_912 - 512),
   "autoregressive": (dict(UNLEASHING, causal=True), 76_838_912 - 512),
@@ -51,9 +52,12 @@ PRESETS = {
   "vqd_imagenet": (IMAGENET, 518_025_678),
   "vqd_imagenet_null": (dict(IMAGENET, null_label=True), 518_037_966),
   "vqd_ffhq": (FFHQ, 411_185_664),
-  "lcmd": (CHURCHES, 56_070_144),
-  "lcmd_imagenet": (LCMD_IMAGENET, 246_412_544),
-  "lcmd_imagenet_null": (dict(LCMD_IMAGENET, null_label=True), 246_430_976),
+  "lcmd": (CHURCHES, 56_070_144 + 256),
+  "lcmd_imagenet": (LCMD_IMAGENET, 246_412_544 + 256),
+  "lcmd_imagenet_null": (
+    dict(LCMD_IMAGENET, null_label=True),
+    246_430_976 + 256,
+  ),
 }
 
 

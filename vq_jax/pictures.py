@@ -131,3 +131,35 @@ def veil(images: np.ndarray, masked: np.ndarray) -> np.ndarray:
   factor = images.shape[1] // masked.shape[1]
   cells = masked.repeat(factor, 1).repeat(factor, 2)[..., None]
   return np.where(cells, np.uint8(HIDDEN), images)
+
+
+def distances(codes: np.ndarray, size: int = 512) -> np.ndarray:
+  """How far embeddings [K d] are from each other, longest first, white is far.
+
+  Embeddings that have collapsed are a black square (arXiv:2410.14758, figure
+  5). White is the distance between orthogonal ones of unit variance, or of the
+  mean norm if that is larger.
+
+  Returns:
+    A picture, uint8 [size + 24 size 3], with norms and distances above it.
+  """
+  norm = np.linalg.norm(codes, axis=-1)
+  codes = codes[np.argsort(-norm)]
+  squares = np.sum(codes**2, -1)
+  apart = squares[:, None] + squares - 2.0 * codes @ codes.T
+  apart = np.sqrt(np.maximum(apart, 0.0))
+  white = np.sqrt(2.0) * max(norm.mean(), np.sqrt(codes.shape[1]))
+  index = np.arange(size) * len(codes) // size
+  page = np.clip(np.round(255.0 * apart / white), 0, 255).astype(np.uint8)
+  head = 24
+  picture = Image.new("RGB", (size, size + head), "white")
+  picture.paste(Image.fromarray(page[np.ix_(index, index)]), (0, head))
+  pairs = apart[np.triu_indices(len(codes), 1)]
+  text = (
+    f"norm {norm.mean():.3g} +- {norm.std():.2g}, distance"
+    f" {pairs.mean():.3g}, least {pairs.min():.2g}"
+  )
+  draw = ImageDraw.Draw(picture)
+  font = ImageFont.load_default(14)
+  draw.text((size / 2, head / 2), text, "black", font, anchor="mm")
+  return np.asarray(picture)

@@ -7,8 +7,11 @@ digit left near t = 0. Slopes come from `jax.grad`, never from a second formula.
 
 A chain maps t to the cumulative `Kernel`: what is kept, replaced by a uniformly
 drawn code, and masked by then.
+
+Of a Gaussian chain it is log SNR that is written down: see `shifted_cosine`.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -128,3 +131,27 @@ def uniform_grid(steps: int) -> Array:
   """1 = t_0 > ... > t_steps = 0, equally spaced. -> [steps + 1]."""
   check_steps(steps)
   return jnp.linspace(1.0, 0.0, steps + 1)
+
+
+def shifted_cosine(t: Array, shift: float) -> Array:
+  """log SNR = 2 ln shift - 2 ln tan(pi t / 2) (arXiv:2301.11093, section 3.1).
+
+  SNR = alpha^2 / sigma^2 of a chain with alpha^2 + sigma^2 = 1. shift = 1 is
+  the cosine schedule; less is more noise at every time, the curve moved to the
+  left (arXiv:2410.14758, section 4.3).
+
+  Args:
+    t: times of any shape in (0, 1); the ends are infinite.
+    shift: positive.
+
+  Returns:
+    log SNR, falling in t.
+  """
+  # 1 - t is exact where the tangent is steep, and pi t / 2 is not.
+  sine, cosine = jnp.sin(0.5 * jnp.pi * t), jnp.sin(0.5 * jnp.pi * (1.0 - t))
+  return 2.0 * (math.log(shift) + jnp.log(cosine) - jnp.log(sine))
+
+
+def shifted_cosine_time(log_snr: Array, shift: float) -> Array:
+  """The time in (0, 1) at which `shifted_cosine` has that log SNR."""
+  return jnp.arctan2(shift, jnp.exp(0.5 * log_snr)) * (2.0 / jnp.pi)

@@ -93,9 +93,15 @@ def check_condition(dropout: float, null: str) -> None:
     )
 
 
+def blank(net: Any, b: int) -> Array:
+  """A state z of the right shape: ids [b n], or embeddings [b n d]."""
+  n, dim = int(np.prod(net.grid)), getattr(net, "code_dim", 0)
+  return jnp.zeros((b, n, dim)) if dim else jnp.zeros((b, n), jnp.int32)
+
+
 def init_net(net: Any, key: Key) -> Params:
   """Fresh weights."""
-  z = jnp.zeros((1, int(np.prod(net.grid))), jnp.int32)
+  z = blank(net, 1)
   label = jnp.zeros(1, jnp.int32) if net.labels else None
   text = jnp.zeros((1, 1, net.text_dim)) if net.text_dim else None
   return net.init(key, z, jnp.zeros(1), Condition(label, text))["params"]

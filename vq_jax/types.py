@@ -59,7 +59,8 @@ class Model(NamedTuple):
     denoise: (z, t [b]) -> log p(x | z) [b n K] over the *clean* token, float32.
       Sums to one unless `models.truncate` took mass away. Of a causal network
       position i depends on z_<i only.
-    codes: learnt embeddings [K d]; None for priors over ids.
+    codes: learnt embeddings [K + 1 d], the last that of MASK; None for priors
+      over ids.
     cached: the same of a causal network, token by token; None for others.
   """
 

@@ -74,8 +74,11 @@ class Net(nn.Module):
     causal: logits at i come from tokens before i, shifted in behind a learnt
       start token.
     code_dim: z holds embeddings [b n code_dim], not ids. The net then owns the
-      parameter `codes` [K code_dim], the table that the prior embeds with; the
-      net itself never reads it.
+      parameter `codes` [K + 1 code_dim], the table that the prior embeds with,
+      the last row for MASK; the net itself never reads it.
+    code_std: of the normal law that `codes` starts from. That of
+      arXiv:2410.14758 is not known; 1 is inferred from its weights, which
+      presume squared distances of the order of code_dim.
     mlp: "fc", or "conv" for 3x3 convolutions on the grid.
     mlp_ratio: hidden features per feature in the MLP.
     activation: GELU as "exact", "tanh", or "sigmoid": x sigmoid(1.702 x).
@@ -105,6 +108,7 @@ class Net(nn.Module):
   heads: int
   causal: bool = False
   code_dim: int = 0
+  code_std: float = 1.0
   mlp: str = "fc"
   mlp_ratio: int = 4
   activation: str = "exact"
@@ -222,8 +226,8 @@ class Net(nn.Module):
   def _embed(self, z: Array, index: Array | int | None) -> Array:
     """z -> [b n d] before positions are added."""
     if self.code_dim:
-      shape = (self.vocab_size, self.code_dim)
-      self.param("codes", nn.initializers.normal(1.0), shape)
+      shape = (self.vocab_size + 1, self.code_dim)
+      self.param("codes", nn.initializers.normal(self.code_std), shape)
       return _block.Dense(self.width, dtype=self.dtype, name="tokens")(z)
     rows = self.vocab_size + (not self.causal)
     table = nn.Embed(

@@ -213,7 +213,7 @@ class Prior:
       key, transitions.posterior(*ends, log_probs, z)
     )
 
-  def finish(self, model: Model, z: Array) -> Array:
+  def finish(self, key: Key, model: Model, z: Array) -> Array:
     """The ids at t = 0, where no mask is left."""
-    del model
+    del key, model
     return z

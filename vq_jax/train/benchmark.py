@@ -13,7 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vq_jax import pipeline, weights
-from vq_jax.system import build_system, condition, init_system, make_model
+from vq_jax.system import (
+  blank,
+  build_system,
+  condition,
+  init_system,
+  make_model,
+)
 from vq_jax.types import Array, Cached, Model, Params
 
 Config = Mapping[str, Any]
@@ -50,7 +56,7 @@ def benchmark(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
       "images": shape[0],
       "tokens": shape[1],
       "codes": prior.vocab_size,
-      "network_seconds": network(system, prior, shape),
+      "network_seconds": network(system, shape),
       "step_seconds": step(config, prior, shape),
     }
   row["sampler_share"] = row["step_seconds"] / row["network_seconds"]
@@ -64,8 +70,8 @@ def benchmark(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
     )
 
 
-def network(system: Any, prior: Any, shape: tuple[int, int]) -> float:
-  """Seconds of one call on ids [b n]; of a causal network, on one token."""
+def network(system: Any, shape: tuple[int, int]) -> float:
+  """Seconds of one call on a batch [b n]; of a causal network, on one token."""
   key = jax.random.key(0)
   params = jax.jit(functools.partial(init_system, system))(key)
   request = {"label": jnp.zeros(shape[0], jnp.int32)}
@@ -82,7 +88,7 @@ def network(system: Any, prior: Any, shape: tuple[int, int]) -> float:
   t = jnp.ones(shape[0])
   if not system.net.causal:
     call = jax.jit(lambda params, z: model(params).denoise(z, t))
-    return seconds(call, params, jnp.full(shape, prior.vocab_size))
+    return seconds(call, params, blank(system.net, shape[0]))
   start = jax.jit(lambda params: model(params).cached.start(shape[0]))
   step = jax.jit(lambda params, *args: model(params).cached.step(*args, t)[0])
   token = jnp.zeros(shape[0], jnp.int32)
@@ -103,13 +109,15 @@ def step(config: Config, prior: Any, shape: tuple[int, int]) -> float:
       tokens = steps  # Each step is a token.
     # How many tokens a call reveals does not change its cost.
     section.pop("schedule", None)
+    dim = config["net"].get("code_dim", 0)
     draw = pipeline.build_sampler(section, prior)
 
     @jax.jit
     def call(key: Array, table: Array) -> Array:
       # Depends on z, so that no step can be done before the one in front.
       model = Model(
-        lambda z, t: table + 0.0 * z[..., None],
+        lambda z, t: table + 0.0 * z.reshape(*z.shape[:2], -1)[..., :1],
+        codes=jnp.ones((prior.vocab_size + 1, dim)) if dim else None,
         cached=Cached(
           start=lambda b: (),
           step=lambda cache, token, i, t: (

@@ -19,7 +19,14 @@ from vq_jax.system import (
   conditional_model,
   init_system,
 )
-from vq_jax.train import frozen, layout, likelihood, neighbours, optimizer
+from vq_jax.train import (
+  embeddings,
+  frozen,
+  layout,
+  likelihood,
+  neighbours,
+  optimizer,
+)
 from vq_jax.train.request import Requests, Worded, asked, read_tokens
 from vq_jax.train.sampling import (
   check_sampling,
@@ -60,7 +67,11 @@ def make_task(config: Config) -> Task:
     evaluate=lambda state: bound(
       config, system, prior, validation, state.ema | state.extra["frozen"]
     ),
-    pictures={"samples": make_picture(config, system, prior)},
+    pictures={
+      "samples": make_picture(config, system, prior),
+      **embeddings.make_picture(prior),
+    },
+    warm=embeddings.start(config, system.net),
   )
 
 
@@ -79,10 +90,12 @@ def check_sizes(config: Config, net: Any, prior: Any) -> None:
     raise ValueError(f"Sizes disagree. {told}.")
   check_labels(config, net)
   check_order(net, prior)
-  if net.time == "learnt" and net.time_steps != prior.time_steps:
+  embeddings.check(net, prior)
+  steps = getattr(prior, "time_steps", None)
+  if net.time == "learnt" and net.time_steps != steps:
     raise ValueError(
       f"config.net.time_steps is {net.time_steps}, the rows of a learnt table"
-      f" of times, but config.prior.time_steps is {prior.time_steps}."
+      f" of times, but config.prior.time_steps is {steps}."
     )
 
 
@@ -167,7 +180,10 @@ def bound(
   }
   limit = section["limit"]
   batches = scores(config, system, prior, source, params, limit)
-  return evaluate.fold(metrics, batches)
+  numbers = evaluate.fold(metrics, batches)
+  if getattr(prior, "embedded", False):
+    numbers |= embeddings.measure(config, system, prior, source, params)
+  return numbers
 
 
 def scores(

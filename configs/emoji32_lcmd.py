@@ -1,0 +1,50 @@
+"""VQ-LCMD over the 8x8 emoji tokens: learnt embeddings, Gaussian noise.
+
+  python -m vq_jax.main --mode=train --config=configs/emoji32_lcmd.py \
+    --workdir=runs/emoji32/lcmd
+
+  python launch/sweep.py --config=configs/emoji32_lcmd.py \
+    --name=emoji32_lcmd --mode=evaluate --base=runs/emoji32/lcmd --run
+"""
+
+import ml_collections
+
+from configs import emoji32_absorbing
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """arXiv:2410.14758 at laptop size: the blocks of emoji32_absorbing."""
+  c = emoji32_absorbing.get_config(arg)
+  c.prior = dict(
+    name="lcmd",
+    vocab_size=c.prior.vocab_size,
+    shift=0.5,  # More noise than 0.72, where d = 32 and K = 64 are halfway.
+    reconstruction_weight=1.0,
+    consistency_weight=1.0,
+    diffusion_weight=0.005,
+    denoising_weight=0.0,
+    diffusion="simple",
+    divergence="teacher",
+    solver="ddim",
+    average_codes=True,
+    drop="fixed",
+    drop_ratio=0.2,
+    drop_before_noise=False,
+    normalise=False,
+    decode="argmax",
+    bound_times=16,
+  )
+  c.net.update(code_dim=32, time="sinusoidal", position="sinusoidal")
+  c.codes = "normal"  # "tokenizer" starts from its codebook, where it fits.
+  # How large embeddings become is learnt; decay would have a say in it.
+  c.optimizer.weight_decay = 0.0
+  c.sampler = dict(name="ancestral", steps=32, grid="time")
+  c.sample.temperature = 1.0  # No heuristics, as the paper has it.
+  return c
+
+
+def sweep(add):
+  """Samplers at few and at many network calls (tables 4 and 5)."""
+  for name in ("ancestral", "ddim", "multistep"):
+    for steps in (2, 3, 4, 5, 6, 7, 8, 16, 32, 64):
+      add({"sampler.name": name, "sampler.steps": steps})

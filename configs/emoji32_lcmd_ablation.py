@@ -1,0 +1,63 @@
+"""What each part of VQ-LCMD is for, and its baselines: one training run each.
+
+  python launch/sweep.py --config=configs/emoji32_lcmd_ablation.py \
+    --name=emoji32_lcmd_ablation --mode=train,evaluate --run
+"""
+
+import ml_collections
+
+from configs import emoji32_lcmd, emoji32_vqgan
+
+# The bound alone (eq. 2), with the cosine schedule.
+CSDM = {
+  "prior.consistency_weight": 0.0,
+  "prior.diffusion": "bound",
+  "prior.diffusion_weight": 1.0,
+  "prior.drop_ratio": 0.0,
+  "prior.shift": 1.0,
+}
+# The loss of CDCD (arXiv:2211.15089): cross-entropy at all times, no bound.
+CDCD = {
+  "prior.reconstruction_weight": 0.0,
+  "prior.consistency_weight": 0.0,
+  "prior.diffusion_weight": 0.0,
+  "prior.denoising_weight": 1.0,
+  "prior.drop_ratio": 0.0,
+}
+NORM = {"prior.normalise": True}
+# The tokenizer's embeddings are shorter, and as noisy with a larger shift.
+SHORT = {
+  "net.code_dim": emoji32_vqgan.get_config().tokenizer.code_dim,
+  "prior.shift": 1.0,
+}
+PRETRAINED = SHORT | {"codes": "tokenizer"}
+FROZEN = PRETRAINED | {"optimizer.only": "^(?!net/codes$)"}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """emoji32_lcmd itself."""
+  return emoji32_lcmd.get_config(arg)
+
+
+def sweep(add):
+  """Tables 1, 2, 6 and 8 of arXiv:2410.14758, and what its reviewers missed."""
+  add({"prior.consistency_weight": 1.0})  # Everything.
+  add({"prior.consistency_weight": 0.0})
+  add({"prior.shift": 1.0})
+  for ratio in (0.0, 0.1, 0.3, 0.5):
+    add({"prior.drop_ratio": ratio})
+  for law in ("random", "linear"):
+    add({"prior.drop": law, "prior.drop_ratio": 1.0})
+  for consistency, diffusion in ((0.01, 0.01), (0.01, 1.0), (1.0, 1.0)):
+    add(
+      {
+        "prior.consistency_weight": consistency,
+        "prior.diffusion_weight": diffusion,
+      }
+    )
+  for diffusion in (0.01, 0.0):
+    add({"prior.diffusion_weight": diffusion})
+  for baseline in (CSDM, CSDM | NORM, CSDM | FROZEN, CDCD, CDCD | NORM):
+    add(baseline)
+  for codes in (SHORT, PRETRAINED, FROZEN):
+    add(codes)
