@@ -4,6 +4,7 @@
     --workdir=runs/emoji32/likelihood
   python -m vq_jax.main --mode=tokenize --workdir=runs/emoji32/likelihood
   python -m vq_jax.main --mode=evaluate --workdir=runs/emoji32/prior \
+    --config=configs/emoji32_absorbing.py \
     --config.evaluate.head=runs/emoji32/likelihood/tokens
 """
 
