@@ -4,6 +4,7 @@ golden/taming_disc*.npz, golden/ul_diffaug.npz and golden/ul_adaptive*.npz hold
 what the official implementations compute; see test_tokenizer.py on layouts.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -17,6 +18,7 @@ from test_tokenizer import CLOSE, count, golden
 from vq_jax.convert import _keys
 from vq_jax.tokenizer import adversarial, augment, discriminator
 
+OPTIMIZED = {"xla_backend_optimization_level": 3}
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
@@ -121,14 +123,15 @@ def test_batch_statistics_are_of_all_devices():
     lambda x: rng.normal(size=x.shape).astype(x.dtype), abstract(net, 8)
   )
 
-  @jax.jit
+  # As a user's run is compiled: without optimization sums lose more digits.
+  @functools.partial(jax.jit, compiler_options=OPTIMIZED)
   def run(x):
     return net.apply(variables, x, train=True, mutable=["batch_stats"])
 
   mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
   one = run(images)
   four = run(jax.device_put(images, NamedSharding(mesh, P("data"))))
-  near = lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5)  # noqa: E731
+  near = lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6)  # noqa: E731
   jax.tree.map(near, one, four)
   alone, _ = run(images[:2])
   assert np.abs(alone - one[0][:2]).max() > 1e-2
