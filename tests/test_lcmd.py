@@ -344,6 +344,10 @@ def test_training_lowers_the_loss_and_the_bound(key):
     ({"divergence": "js"}, "student, teacher"),
     ({"gradients": ("z",)}, "estimate, state, target"),
     ({"shift": 0.0}, "must be positive"),
+    (
+      {f"{name}_weight": 0.0 for name in Prior(K).weights()},
+      "weights of the loss are 0",
+    ),
     ({"margin": 0.5}, "between 0 and 0.5"),
     ({"drop_ratio": 1.5}, "from 0 to 1"),
     ({"bound_times": 0}, "at least 1"),

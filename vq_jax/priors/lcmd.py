@@ -117,6 +117,15 @@ class Prior:
     ):
       if not fits:
         raise ValueError(f"{field} = {getattr(self, field)} must be {wanted}.")
+    if not any(self.weights().values()):
+      raise ValueError(
+        "All weights of the loss are 0: nothing would be learnt."
+      )
+
+  def weights(self) -> dict[str, float]:
+    """Term of the loss -> its weight."""
+    terms = "reconstruction", "consistency", "diffusion", "denoising"
+    return {name: getattr(self, f"{name}_weight") for name in terms}
 
   def log_snr(self, t: Array) -> Array:
     """ln(alpha_t^2 / sigma_t^2), falling and finite from t = 0 to t = 1."""
@@ -201,7 +210,7 @@ class Prior:
       terms["consistency"] = apart(said, log_probs)
     terms = {name: jnp.mean(term) for name, term in terms.items()}
     # What weighs nothing has no backward pass.
-    weights = {name: getattr(self, f"{name}_weight") for name in terms}
+    weights = self.weights()
     loss = sum(weights[name] * terms[name] for name in terms if weights[name])
     bound = terms["reconstruction"] + jnp.mean(error * slope)
     metrics = terms | _embedded.vitals(self.table(model)[:-1], log_probs)
