@@ -223,7 +223,7 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
 
   folder = workdir / "samples"
   folder.mkdir(exist_ok=True)
-  for old in folder.glob("*.png"):
+  for old in folder.glob("[0-9]" * 6 + ".png"):
     old.unlink()  # A folder that mixes two draws would be measured as one.
   shown = []
   count, size = config["sample"]["count"], config["sample"]["batch"]
