@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from vq_jax import pipeline, weights
+from vq_jax import pipeline, plugins, weights
 from vq_jax.convert import _torch
+from vq_jax.system import init_net
 from vq_jax.train import actions, imported
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -70,6 +71,22 @@ def test_a_run_starts_from_a_converted_tokenizer(official, tmp_path):
     np.testing.assert_array_equal(value, converted.get(name, drawn[name]))
   with pytest.raises(ValueError, match=r"quantize/codebook.* \(99, "):
     start(zeros({**section, "vocab_size": 99}))
+
+
+def test_a_run_starts_from_a_converted_prior(official, monkeypatch, tmp_path):
+  with np.load(GOLDEN / "ul_transformer.weights.npz") as file:
+    state = {k: v.astype(np.float32) for k, v in file.items()}
+  monkeypatch.setattr(_torch, "read", lambda path: state)
+  target = tmp_path / "prior"
+  imported.convert("unleashing", official[0], str(target), ["heads=4"])
+  config, params = weights.load_part(target)
+  net = plugins.build("nets", "Net", config["net"], "config.net")
+  init = functools.partial(init_net, net)
+  abstract = jax.eval_shape(init, jax.random.key(0))
+  fresh = {"net": jax.tree.map(lambda x: np.zeros(x.shape), abstract)}
+  start = actions.warm_start({"init_from": str(target)}, None)
+  jax.tree.map(np.testing.assert_array_equal, start(fresh), params)
+  assert pipeline.build_prior(config["prior"]).vocab_size == net.vocab_size
 
 
 @pytest.mark.parametrize(
