@@ -25,18 +25,30 @@ CDCD = {
   "prior.drop_ratio": 0.0,
 }
 NORM = {"prior.normalise": True}
-# The tokenizer's embeddings are shorter, and as noisy with a larger shift.
+# The tokenizer's embeddings are shorter: as noisy with a larger shift, and as
+# loud with a larger weight.
+DIM = emoji32_vqgan.get_config().tokenizer.code_dim
+RATIO = emoji32_lcmd.get_config().net.code_dim / DIM
 SHORT = {
-  "net.code_dim": emoji32_vqgan.get_config().tokenizer.code_dim,
-  "prior.shift": 1.0,
+  "net.code_dim": DIM,
+  "prior.shift": round(emoji32_lcmd.get_config().prior.shift * RATIO**0.5, 3),
 }
-PRETRAINED = SHORT | {"codes": "tokenizer"}
+LOUD = {
+  "prior.diffusion_weight": emoji32_lcmd.get_config().prior.diffusion_weight
+  * RATIO
+}
+PRETRAINED = {"codes": "tokenizer"}
 FROZEN = PRETRAINED | {"optimizer.only": "^(?!net/codes$)"}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """emoji32_lcmd itself."""
-  return emoji32_lcmd.get_config(arg)
+  """emoji32_lcmd with a third of its updates, and samples without guidance."""
+  c = emoji32_lcmd.get_config(arg)
+  if arg != "smoke":
+    c.steps = 240
+    c.every.evaluate = 240
+  c.sample.guidance = 0.0
+  return c
 
 
 def sweep(add):
@@ -44,20 +56,28 @@ def sweep(add):
   add({"prior.consistency_weight": 1.0})  # Everything.
   add({"prior.consistency_weight": 0.0})
   add({"prior.shift": 1.0})
-  for ratio in (0.0, 0.1, 0.3, 0.5):
-    add({"prior.drop_ratio": ratio})
-  for law in ("random", "linear"):
-    add({"prior.drop": law, "prior.drop_ratio": 1.0})
-  for consistency, diffusion in ((0.01, 0.01), (0.01, 1.0), (1.0, 1.0)):
+  add({"prior.drop_ratio": 0.0})
+  for consistency, diffusion in (
+    (0.01, 0.01),
+    (0.01, 1.0),
+    (1.0, 1.0),
+    (1.0, 0.01),
+    (1.0, 0.005),
+  ):
     add(
       {
         "prior.consistency_weight": consistency,
         "prior.diffusion_weight": diffusion,
       }
     )
-  for diffusion in (0.01, 0.0):
-    add({"prior.diffusion_weight": diffusion})
-  for baseline in (CSDM, CSDM | NORM, CSDM | FROZEN, CDCD, CDCD | NORM):
+  for baseline in (CSDM, CSDM | NORM, CSDM | SHORT | FROZEN, CDCD):
     add(baseline)
-  for codes in (SHORT, PRETRAINED, FROZEN):
-    add(codes)
+  for codes in ({}, PRETRAINED, FROZEN):
+    add(SHORT | LOUD | codes)
+  add({"prior.diffusion_weight": 0.0})
+  for ratio in (0.1, 0.5):
+    add({"prior.drop_ratio": ratio})
+  for law in ("random", "linear"):
+    add({"prior.drop": law, "prior.drop_ratio": 1.0})
+  add({"prior.solver": "heun"})
+  add(CDCD | NORM)
