@@ -47,6 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if arg != "smoke":
     c.steps = 240
     c.every.evaluate = 240
+    c.prior.bound_times = 4
   c.sample.guidance = 0.0
   return c
 
