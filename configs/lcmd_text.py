@@ -56,6 +56,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.prior.time_steps = names.LENGTH
   # As the law is: what is known by heart and what is new can be told apart.
   c.sample.update(guidance=0.0, temperature=1.0)
+  del c.sample.stride  # Of another type: windows have no two rows.
+  c.sample.stride = (1, names.LENGTH // 4)
   # No feature of pictures says anything of text.
   c.evaluate = dict(batch=c.evaluate.batch, limit=256, features="", seed=0)
   return c

@@ -14,7 +14,8 @@ from vq_jax import evaluate, font, pictures, pipeline
 from vq_jax.data import emoji, tokens
 from vq_jax.data import names as source_of_names
 from vq_jax.tokenizer import characters
-from vq_jax.train import actions, edit
+from vq_jax.train import actions, checkpoint, edit, prior
+from vq_jax.train.task import new_state
 
 K = len(font.ALPHABET)
 RNG = np.random.default_rng(0)
@@ -166,23 +167,29 @@ def test_no_word_at_all_is_no_known_word():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """(config, directory) of a tiny prior, two updates old, and its tokens."""
+  """(config, directory) of a tiny prior, never trained, and its tokens."""
   root = tmp_path_factory.mktemp("text")
-  mesh = toy.one_device()
-  actions.tokenize(resolved(names.get_config()), root / "tokenizer", mesh)
+  workdir, tokenizer = root / "lcmd", root / "tokenizer"
+  actions.tokenize(resolved(names.get_config()), tokenizer, toy.one_device())
   config = resolved(lcmd_text.get_config("smoke"))
-  config["data"]["path"] = str(root / "tokenizer" / "tokens")
+  config["data"]["path"] = str(tokenizer / "tokens")
   config["net"]["labels"], config["condition"]["dropout"] = 0, 0.0
   config["prior"]["bound_times"] = 2
-  config["steps"], config["evaluate"]["limit"] = 2, 8
-  config["every"] |= dict(log=1, evaluate=2, save=2)
   config["sample"] |= dict(count=3, batch=2)
-  actions.train(config, root / "lcmd", mesh)
-  return config, root / "lcmd"
+  checkpoint.claim(workdir, config)
+  actions.adopt_tokenizer(config, workdir)
+  shapes = jax.eval_shape(prior.initial(config), jax.random.key(0))
+  params = jax.tree.map(
+    lambda x: RNG.normal(0.0, 0.4, x.shape).astype(x.dtype), shapes
+  )
+  store = actions.open_store(config, workdir)
+  store.save(1, new_state(params, (), ()), {config["keep"]["best"]: 1.0})
+  store.close()
+  return config, workdir
 
 
 def test_tokens_need_no_training_and_spell_every_name(run, splits):
-  config, workdir = run
+  config, _ = run
   manifest = tokens.read_manifest(config["data"]["path"])
   assert (manifest["vocab_size"], manifest["grid"]) == (K, [1, 32])
   assert manifest["step"] == 0
@@ -191,8 +198,30 @@ def test_tokens_need_no_training_and_spell_every_name(run, splits):
     assert characters.Tokenizer().spell(columns["ids"]) == part.names
     assert columns["caption"].tolist() == part.names
     assert columns["label"].tolist() == part.labels
-  with Image.open(workdir / "pictures" / "samples.png") as picture:
-    w, h = picture.size  # One below the other.
+
+
+@pytest.mark.parametrize("arg", ["lcmd", "absorbing", "autoregressive"])
+def test_priors_of_images_are_trained_on_text(run, arg):
+  """An update, traced."""
+  config = resolved(lcmd_text.get_config(arg))
+  config["data"]["path"] = run[0]["data"]["path"]
+  task = prior.make_task(config)
+  state = jax.eval_shape(task.init, jax.random.key(0))
+  example = {key: task.source[0][key] for key in task.inputs}
+  assert set(example) == {"ids", "label"}
+  batch = jax.tree.map(lambda x: np.stack([x] * 8), example)
+  after, metrics = jax.eval_shape(task.update, state, batch, jax.random.key(0))
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+  assert {"loss", "bits_per_token"} <= set(metrics)
+
+
+@pytest.mark.slow
+def test_training_draws_text_below_text(run, tmp_path):
+  config = run[0] | {"steps": 2}
+  config["every"] = dict(log=1, evaluate=2, save=2, patience=0)
+  actions.train(config, tmp_path, toy.one_device())
+  with Image.open(tmp_path / "pictures" / "samples.png") as picture:
+    w, h = picture.size
   assert w == 2 * 32 * font.SIDE + 2 * pictures.GAP and h > w
 
 
