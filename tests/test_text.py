@@ -183,7 +183,7 @@ def run(tmp_path_factory):
     lambda x: RNG.normal(0.0, 0.4, x.shape).astype(x.dtype), shapes
   )
   store = actions.open_store(config, workdir)
-  store.save(1, new_state(params, (), ()), {config["keep"]["best"]: 1.0})
+  store.save(1, new_state(params, (), ()))
   store.close()
   return config, workdir
 
