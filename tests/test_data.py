@@ -28,7 +28,7 @@ def copy_of_emoji(tmp_path, monkeypatch):
   shutil.copytree(emoji.ROOT, tmp_path / "emoji")
   monkeypatch.setattr(emoji, "ROOT", tmp_path / "emoji")
   monkeypatch.setattr(emoji, "_cells", emoji._cells.__wrapped__)
-  monkeypatch.setattr(emoji, "_glyphs", emoji._glyphs.__wrapped__)
+  monkeypatch.setattr(emoji, "glyphs", emoji.glyphs.__wrapped__)
   return tmp_path / "emoji"
 
 

@@ -16,6 +16,10 @@ OPTIONS = {
   "codebook": {"vocab_size": K},
   "pixels": {"tokens": 5, "dims": 13 * 12 * 3},
   "unigram": {"vocab_size": K, "counts": np.arange(K)},
+  "words": {
+    "train": np.arange(40).reshape(8, 5) % K,
+    "validation": np.arange(30).reshape(6, 5) % 3,
+  },
 }
 # What padding may hold: whatever would be refused if it were read.
 GARBAGE = {"ids": -1}

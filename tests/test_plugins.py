@@ -37,6 +37,7 @@ LAYERS = {
   "ops": 1,
   "weights": 1,
   "pictures": 1,
+  "font": 1,
   "plugins": 0,
   "types": 0,
 }

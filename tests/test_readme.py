@@ -22,11 +22,13 @@ COMMANDS = [
 def run(command, directory):
   """One README line: smoke config, every path under `directory`."""
   command = re.sub(r"(configs/\w+\.py)", r"\1:smoke", command)
+  family = re.search(r"--workdir=runs/(\w+)/", command)
   command = command.replace("runs/", f"{directory}/")
   words = [sys.executable, *shlex.split(command)[1:]]
   prior = re.search("absorbing|autoregressive|text", command)
   if prior and "vq_jax.main" in command:
-    words.append(f"--config.data.path={directory}/emoji32/tokenizer/tokens")
+    tokens = f"{directory}/{family[1]}/tokenizer/tokens"
+    words.append(f"--config.data.path={tokens}")
   return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
 
 

@@ -28,6 +28,15 @@ def grid(images: np.ndarray, columns: int, scale: int = 2) -> np.ndarray:
   return np.pad(page, ((GAP, 0), (GAP, 0), (0, 0)), constant_values=255)
 
 
+def fitting(images: np.ndarray, columns: int) -> int:
+  """The columns of a grid of images [b h w c]: 1 where one fills a row.
+
+  That is, where it is wider than so many squares, as a line of text may be.
+  """
+  h, w = images.shape[1:3]
+  return columns if w <= columns * h else 1
+
+
 def table(
   images: np.ndarray,
   rows: Sequence[str],

@@ -1,6 +1,7 @@
 """What the modes of `main` do, one function each: (config, workdir, mesh)."""
 
 import hashlib
+import itertools
 import json
 import pathlib
 import shutil
@@ -40,7 +41,7 @@ Config = Mapping[str, Any]
 FRAMES = 12  # Of a film strip.
 ACTORS = 8  # Images in a film strip.
 SHOWN = 128  # Images in a sample grid,
-COLUMNS = 16  # with as many in a row; fewer if they are wider than trained on.
+COLUMNS = 16  # with as many in a row; fewer if they are wide.
 SCALES = (0, 1, 3, 5)  # Of guidance, in a picture of it.
 
 
@@ -49,7 +50,7 @@ def stage(config: Config) -> Any:
   module = plugins.resolve("train", config["stage"])
   if not hasattr(module, "make_task"):
     raise ValueError(
-      "config.stage is 'vqgan', 'likelihood' or 'prior', not"
+      "config.stage is 'vqgan', 'given', 'likelihood' or 'prior', not"
       f" {config['stage']!r}."
     )
   return module
@@ -57,8 +58,8 @@ def stage(config: Config) -> Any:
 
 def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Trains to config.steps, resuming if the directory holds a checkpoint."""
-  layout.check_batch(config["batch"], mesh, "config.batch")
   task = stage(config).make_task(frozen.local_paths(config, workdir))
+  layout.check_batch(config["batch"], mesh, "config.batch")
   begun = any((workdir / "checkpoints").glob("[0-9]*"))
   if config["init_from"] and not begun:
     task = task._replace(warm=warm_start(config, mesh))
@@ -139,10 +140,14 @@ def open_store(config: Config, workdir: pathlib.Path) -> checkpoint.Store:
 def load(config: Config, workdir: pathlib.Path, mesh: Mesh) -> tuple:
   """(step, averaged weights) of a trained run, on the mesh.
 
+  A tokenizer that is given has its weights without a run, at step 0.
+
   Raises:
     ValueError: the run has another config.
     FileNotFoundError: there is no run or no checkpoint.
   """
+  if config["stage"] == "given":
+    return 0, stage(config).initial(config)(jax.random.key(0))
   checkpoint.differ(checkpoint.read_config(workdir), config, workdir)
   init = stage(config).initial(frozen.local_paths(config, workdir))
   abstract = jax.eval_shape(init, jax.random.key(0))
@@ -206,7 +211,10 @@ def encoded(
 
 
 def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
-  """Writes samples/*.png, samples.png, film.png and guidance.png."""
+  """Writes samples/*.png, samples.png, film.png, guidance.png, samples.txt.
+
+  The last two if there is a condition, and if the codes are characters.
+  """
   if config["stage"] != "prior":
     raise ValueError("Samples are drawn from a prior; this run is a tokenizer.")
   layout.check_batch(config["sample"]["batch"], mesh, "config.sample.batch")
@@ -225,16 +233,21 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   folder.mkdir(exist_ok=True)
   for old in folder.glob("[0-9]" * 6 + ".png"):
     old.unlink()  # A folder that mixes two draws would be measured as one.
-  shown = []
+  shown, texts = [], []
   count, size = config["sample"]["count"], config["sample"]["batch"]
   for batch in images(requests, count):
     pixels = pipeline.to_uint8(batch["fake"])[batch["mask"]]
     for index, image in zip(batch["index"], pixels, strict=False):
       Image.fromarray(image).save(folder / f"{index:06d}.png")
     shown.extend(pixels[: max(SHOWN - len(shown), 0)])
+    texts.extend(itertools.compress(batch.get("text", ()), batch["mask"]))
+  if texts:
+    lines = "".join(f"{text}\n" for text in texts)
+    (workdir / "samples.txt").write_text(lines, encoding="utf-8")
   grid = canvas(config, system)
-  columns = max(COLUMNS * system.net.grid[1] // grid[1], 1)
-  sheet = pictures.grid(np.stack(shown), min(columns, len(shown)))
+  page = np.stack(shown)
+  columns = pictures.fitting(page, COLUMNS) * system.net.grid[1] // grid[1]
+  sheet = pictures.grid(page, min(max(columns, 1), len(page)))
   save_picture(workdir / "samples.png", sheet)
   states = chain(params, *ask(requests, np.arange(size), mesh))
   states = np.asarray(states)[:ACTORS]
@@ -270,7 +283,8 @@ def film(states: np.ndarray, prior: Any, grid: tuple, paint: Any):
   filled = np.where(masked, states[:, -1:], states)
   images = pipeline.to_uint8(paint(filled.reshape(-1, states.shape[-1])))
   veiled = pictures.veil(images, masked.reshape(-1, *grid))
-  return pictures.grid(veiled, columns=FRAMES)
+  # Of images too wide for that, one is below the other.
+  return pictures.grid(veiled, pictures.fitting(veiled, FRAMES))
 
 
 def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:

@@ -224,6 +224,7 @@ def save(
   for index, image in enumerate(new):
     Image.fromarray(image).save(folder / name / f"{index:06d}.png")
   task = pictures.veil(old[None], change[None])
-  page = pictures.grid(np.concatenate([task, new]), COLUMNS)
+  shown = np.concatenate([task, new])
+  page = pictures.grid(shown, pictures.fitting(shown, COLUMNS))
   actions.save_picture(folder / f"{name}.png", page)
   print(f"{folder / name}: {len(new)} variants; all of them in {name}.png")

@@ -170,7 +170,7 @@ def of_prior(
   options = section.get("pixels", {})
   plugins.check(losses.pixel_nats, options, "config.evaluate.pixels", GIVEN)
   tokenizer, params = headed(workdir / "tokenizer", section.get("head", ""))
-  if not tokenizer.logsigma:
+  if not getattr(tokenizer, "logsigma", False):
     return {}
   manifest = tokens.read_manifest(config["data"]["path"])
   source = Paired(_source(manifest, "validation"), ids)

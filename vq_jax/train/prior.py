@@ -1,7 +1,6 @@
 """Stage 2: a prior over the tokens that `--mode=tokenize` wrote."""
 
 import functools
-import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -26,6 +25,7 @@ from vq_jax.train import (
   likelihood,
   neighbours,
   optimizer,
+  quality,
 )
 from vq_jax.train.request import Requests, Worded, asked, read_tokens
 from vq_jax.train.sampling import (
@@ -38,7 +38,8 @@ from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Model, Params
 
 Config = Mapping[str, Any]
-SHOWN = 32  # Samples in the picture of a training run.
+SHOWN = 32  # Samples in the picture of a training run,
+COLUMNS = 16  # with as many in a row.
 
 
 def make_task(config: Config) -> Task:
@@ -219,7 +220,8 @@ def make_picture(config: Config, system: System, prior: Any):
   def draw(state: State) -> np.ndarray:
     params = state.ema | state.extra["frozen"]
     ids = run(params, index, request)
-    return pictures.grid(pipeline.to_uint8(paint(ids)), columns=16)
+    images = pipeline.to_uint8(paint(ids))
+    return pictures.grid(images, pictures.fitting(images, COLUMNS))
 
   return draw
 
@@ -238,44 +240,15 @@ def measure(
   prior = pipeline.build_prior(config["prior"])
   validation = Worded(read_tokens(config, "validation"), system.text)
   params = params | frozen.load(system)
-  near = neighbours.options(config["evaluate"])
+  neighbours.options(config["evaluate"])  # Refuses before hours of sampling.
   ids = validation.source.columns["ids"]
   every = scores(config, system, prior, validation, params)
   numbers = likelihood.of_prior(config, workdir, ids, every)
   numbers |= bound(config, system, prior, validation, params)
   section = config["sample"]
   layout.check_batch(section["batch"], mesh, "config.sample.batch")
-  name = config["evaluate"]["features"]
-  extractor = plugins.resolve("features", name)
-  manifest = tokens.read_manifest(config["data"]["path"])
-  real = plugins.build(
-    "data", "source", manifest["data"], "the data of the tokens", "train"
-  )
-  agreement = config["evaluate"]["agreement"] if system.text else ()
-  # Asked as the training images are, in an order that depends on the seed.
-  asks = {split: Requests(config, system, split) for split in agreement}
-  train = Requests(config, system, "train", shuffle=True)
   images = make_painter(config, workdir, mesh, system, prior, params)
-  kept: list[np.ndarray] = []
-  fakes = neighbours.keep(images(train, section["count"]), kept, near.samples)
-  batches = itertools.chain(
-    evaluate.featured(
-      evaluate.originals(real, section["batch"]), extractor, ("real",)
-    ),
-    evaluate.featured(fakes, extractor, ("fake",)),
-  )
-  metrics: dict[str, dict] = {"frechet": {}, "prdc": {}}
-  quality = evaluate.fold(metrics, batches)
-  numbers |= {f"{name}_{key}": value for key, value in quality.items()}
-  numbers |= neighbours.measure(
-    near, kept, manifest["data"], workdir, extractor, section["batch"]
-  )
-  for split, requests in asks.items():
-    fakes = images(requests, len(requests.captions))
-    found = evaluate.fold(
-      {"retrieval": {}}, evaluate.featured(fakes, extractor, ("fake",))
-    )
-    numbers |= {f"{name}_{split}_{k}": v for k, v in found.items()}
+  numbers |= quality.measure(config, workdir, system, images)
   context = {"samples": section["count"], "sampler": config["sampler"]["name"]}
   context |= {key: section[key] for key in ("guidance", "temperature")}
   for key, value in config["sampler"].items():

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vq_jax import evaluate, pipeline, plugins
+from vq_jax import evaluate, pipeline, plugins, weights
 from vq_jax.system import System, init_system
 from vq_jax.train import layout, levels
 from vq_jax.train.log import progress
@@ -85,13 +85,20 @@ def canvas(config: Config, system: System) -> tuple[int, int]:
   return tuple(config["sample"].get("canvas") or system.net.grid)
 
 
+def exported(directory: pathlib.Path) -> Any:
+  """The module of an exported tokenizer, without its weights."""
+  file = directory / "config.json"
+  section = weights.load_json(file, "export that part again")
+  return pipeline.build_tokenizer(section)
+
+
 def make_paint(directory: pathlib.Path, config: Config, system: System):
   """ids [b n] -> images [b h w c] in [0, 1], by an exported tokenizer."""
-  tokenizer, weights = pipeline.load_tokenizer(directory)
+  tokenizer, params = pipeline.load_tokenizer(directory)
   grid, tile = canvas(config, system), config["sample"].get("tile", ())
 
   def paint(ids: Array) -> Array:
-    return pipeline.decode_tiled(tokenizer, weights, ids, grid, tile=tile)
+    return pipeline.decode_tiled(tokenizer, params, ids, grid, tile=tile)
 
   return jax.jit(paint)
 
@@ -105,9 +112,14 @@ def make_painter(
   params: Params,
   known: np.ndarray | None = None,
 ):
-  """(requests, count) -> batches of samples, with captions if there are any."""
+  """(requests, count) -> batches of samples.
+
+  With `caption`, what they were asked for, if there are captions; with `text`,
+  what they say, if the codes of the tokenizer are characters.
+  """
   run = make_generator(config, system, prior)
   paint = make_paint(workdir / "tokenizer", config, system)
+  spell = getattr(exported(workdir / "tokenizer"), "spell", None)
   size = config["sample"]["batch"]
 
   def draw(requests: Requests, index: np.ndarray) -> Array:
@@ -122,6 +134,8 @@ def make_painter(
     ):
       if requests.captions:
         batch["caption"] = [requests.caption(int(i)) for i in batch["index"]]
+      if spell:
+        batch["text"] = spell(batch["ids"])
       yield batch
 
   return images

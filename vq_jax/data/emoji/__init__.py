@@ -83,15 +83,15 @@ def source(split: str, *, size: int = 64, label: str = "category") -> Source:
     raise ValueError(f"emoji has no size {size}. Choices: 64, 32, 16.")
   if label not in CLASSES:
     raise ValueError(plugins.unknown(label, CLASSES, "emoji has no label"))
-  glyphs = _glyphs()
+  shown = glyphs()
   rows = [
     (i, style)
-    for i, glyph in enumerate(glyphs)
+    for i, glyph in enumerate(shown)
     for style in glyph["styles"]
     if split_of(glyph, style) == split
   ]
-  names = [glyphs[i]["name"] for i, _ in rows]
-  categories = np.array([LABELS.index(glyphs[i]["label"]) for i, _ in rows])
+  names = [shown[i]["name"] for i, _ in rows]
+  categories = np.array([LABELS.index(shown[i]["label"]) for i, _ in rows])
   styles = np.array([STYLES.index(style) for _, style in rows], np.int32)
   images = np.stack([_cells(style)[i] for i, style in rows])
   return Source(
@@ -135,7 +135,7 @@ def _damaged(path: pathlib.Path, reason: object) -> ValueError:
 
 
 @functools.cache
-def _glyphs() -> list[Glyph]:
+def glyphs() -> list[Glyph]:
   """Rows of glyphs.json: codepoint, name, label, styles."""
   path = ROOT / "glyphs.json"
   try:
@@ -153,7 +153,7 @@ def _cells(style: str) -> np.ndarray:
       sheet = np.asarray(image.convert("RGB"))
   except (OSError, SyntaxError, ValueError) as error:
     raise _damaged(path, error) from error
-  rows = -(-len(_glyphs()) // COLUMNS)
+  rows = -(-len(glyphs()) // COLUMNS)
   if sheet.shape != (rows * CELL, COLUMNS * CELL, 3):
     raise _damaged(path, f"its shape is {sheet.shape}")
   grid = sheet.reshape(rows, CELL, COLUMNS, CELL, 3).swapaxes(1, 2)
