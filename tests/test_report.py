@@ -22,6 +22,7 @@ def root(tmp_path):
     numbers = {"step": 4, f"{part}_score": 0.123456, "sampler": "a<b"}
     (folder / "metrics.json").write_text(json.dumps(numbers))
     names = [name for _, group in curves for name in group]
+    names += ["validation/entropy_t10", "validation/entropy_t50"]
     rows = [
       {"step": step, "time": 0.0, **dict.fromkeys(names, float(step))}
       for step in (1, 2, 3, 2, 4)  # Resumed at 2.
@@ -29,7 +30,7 @@ def root(tmp_path):
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(lines)
   for path, *_ in report.PICTURES:
-    if "curves" not in path:
+    if "/" in path:
       (tmp_path / path).parent.mkdir(exist_ok=True)
       Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / path)
   return tmp_path
@@ -45,6 +46,23 @@ def test_the_page_shows_every_picture_and_number(root):
   assert "a&lt;b" in page and "a<b" not in page
   numbers = json.loads((root / "metrics.json").read_text())
   assert numbers["prior"]["prior_score"] == 0.123456
+
+
+def test_a_prior_of_another_name_has_the_same_page(root):
+  page = report.write(root).read_text()
+  (root / "prior").rename(root / "lcmd")
+  other = report.write(root, "lcmd").read_text()
+  assert other == page.replace("'prior/", "'lcmd/")
+  with pytest.raises(FileNotFoundError, match=r"prior has no metrics\.json"):
+    report.write(root)
+
+
+def test_only_what_a_run_has_is_drawn(root):
+  assert "prior-noise.png" in report.write(root).read_text()
+  file = root / "prior" / "metrics.jsonl"
+  file.write_text('{"step": 1, "train/grad_norm": 0.5}\n')
+  page = report.write(root).read_text()
+  assert "prior-curves.png" in page and "prior-noise.png" not in page
 
 
 def test_a_step_that_ran_twice_counts_once(root):

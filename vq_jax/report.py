@@ -1,12 +1,14 @@
-"""python -m vq_jax.report DIRECTORY: one page about a tokenizer and a prior.
+"""python -m vq_jax.report DIRECTORY [PRIOR]: a page on a tokenizer and a prior.
 
 Reads only files that the modes of `vq_jax.main` wrote into DIRECTORY/tokenizer
-and DIRECTORY/prior; writes curves, metrics.json and index.html beside them.
+and DIRECTORY/PRIOR, which is "prior" unless said; writes curves, metrics.json
+and index.html beside them.
 """
 
 import html
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -34,8 +36,11 @@ CURVES = {
       ),
     ),
     ("gradient norm", ("train/grad_norm",)),
+    ("embeddings", ("train/code_norm", "train/code_distance")),
   ),
 }
+# What a prior of embeddings says at each level of noise; NN is 100 t.
+AGAINST_TIME = re.compile(r"validation/(\w+)_t(\d\d)")
 PICTURES = (
   (
     "tokenizer/pictures/reconstructions.png",
@@ -64,8 +69,20 @@ PICTURES = (
     "Each row is a sample and the training pictures nearest to it, with their"
     " distances.",
   ),
+  (
+    "prior/pictures/codes.png",
+    "Embeddings",
+    "How far each is from each other: white is far, and a black square would"
+    " be embeddings that have collapsed.",
+  ),
   ("tokenizer-curves.png", "Tokenizer training", ""),
   ("prior-curves.png", "Prior training", ""),
+  (
+    "prior-noise.png",
+    "Noise",
+    "Nats that are missing at each time. A flat piece, at zero or at the top,"
+    " is noise that teaches nothing.",
+  ),
 )
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem;
@@ -92,22 +109,44 @@ def read_rows(path: pathlib.Path) -> dict[str, dict[int, float]]:
   return series
 
 
-def draw_curves(root: pathlib.Path, part: str) -> None:
-  """<part>-curves.png from <part>/metrics.jsonl."""
-  series = read_rows(root / part / "metrics.jsonl")
-  figure, axes = plt.subplots(1, len(CURVES[part]), figsize=(12, 3.4))
-  for axis, (title, names) in zip(axes, CURVES[part], strict=True):
-    for name in names:
-      points = sorted(series.get(name, {}).items())
-      if points:
-        axis.plot(*zip(*points, strict=True), label=name)
+def draw(path: pathlib.Path, charts: Mapping[str, Mapping], x: str) -> None:
+  """Charts side by side: title -> name of a line -> {x: y}; empty ones not."""
+  charts = {
+    title: {name: line for name, line in lines.items() if line}
+    for title, lines in charts.items()
+  }
+  charts = {title: lines for title, lines in charts.items() if lines}
+  path.unlink(missing_ok=True)  # Of an earlier page, perhaps of another prior.
+  if not charts:
+    return
+  size = (4 * len(charts), 3.4)
+  figure, axes = plt.subplots(1, len(charts), figsize=size, squeeze=False)
+  for axis, (title, lines) in zip(axes[0], charts.items(), strict=True):
+    for name, line in lines.items():
+      axis.plot(*zip(*sorted(line.items()), strict=True), label=name)
     axis.set_title(title)
-    axis.set_xlabel("updates")
+    axis.set_xlabel(x)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
   figure.tight_layout()
-  figure.savefig(root / f"{part}-curves.png", dpi=110)
+  figure.savefig(path, dpi=110)
   plt.close(figure)
+
+
+def draw_part(root: pathlib.Path, part: str, folder: str) -> None:
+  """<part>-curves.png and <part>-noise.png, from <folder>/metrics.jsonl."""
+  series = read_rows(root / folder / "metrics.jsonl")
+  charts = {
+    title: {name: series.get(name, {}) for name in names}
+    for title, names in CURVES[part]
+  }
+  draw(root / f"{part}-curves.png", charts, "updates")
+  against: dict[str, dict[float, float]] = {}
+  for name, line in series.items():
+    if found := AGAINST_TIME.fullmatch(name):
+      last = line[max(line)]
+      against.setdefault(found[1], {})[int(found[2]) / 100] = last
+  draw(root / f"{part}-noise.png", {"nats per token": against}, "t")
 
 
 def table(title: str, numbers: Mapping[str, Any]) -> str:
@@ -120,25 +159,30 @@ def table(title: str, numbers: Mapping[str, Any]) -> str:
   return f"<div><h3>{title}</h3><table>{rows}</table></div>"
 
 
-def write(root: pathlib.Path) -> pathlib.Path:
-  """Writes the page and returns its path.
+def write(root: pathlib.Path, prior: str = "prior") -> pathlib.Path:
+  """Writes the page and returns its path; `prior` is the directory of that.
 
   Raises:
     FileNotFoundError: a part has not been trained and evaluated.
   """
   numbers = {}
-  for part in PARTS:
+  for part, folder in zip(PARTS, ("tokenizer", prior), strict=True):
     for name in ("metrics.json", "metrics.jsonl"):
-      if not (root / part / name).is_file():
+      if not (root / folder / name).is_file():
         raise FileNotFoundError(
-          f"{root / part} has no {name}: train and evaluate it first."
+          f"{root / folder} has no {name}: train and evaluate it first."
         )
-    numbers[part] = json.loads((root / part / "metrics.json").read_text())
-    draw_curves(root, part)
+    numbers[part] = json.loads((root / folder / "metrics.json").read_text())
+    draw_part(root, part, folder)
   (root / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-  figures = "".join(
-    f"<h2>{title}</h2><p>{text}</p><img src='{path}' alt='{title}'>"
+  shown = [
+    (re.sub("^prior/", f"{prior}/", path), title, text)
     for path, title, text in PICTURES
+  ]
+  figures = "".join(
+    f"<h2>{title}</h2><p>{text}</p><img src='{html.escape(path)}'"
+    f" alt='{title}'>"
+    for path, title, text in shown
     if (root / path).is_file()
   )
   tables = "".join(table(part, numbers[part]) for part in PARTS)
@@ -154,12 +198,12 @@ def write(root: pathlib.Path) -> pathlib.Path:
 
 
 def main(argv: list[str]) -> int:
-  """Command line: one directory."""
-  if len(argv) != 2:
+  """Command line: one directory, and which prior in it."""
+  if len(argv) not in (2, 3):
     print(__doc__.splitlines()[0], file=sys.stderr)
     return 1
   try:
-    print(write(pathlib.Path(argv[1]).absolute()))
+    print(write(pathlib.Path(argv[1]).absolute(), *argv[2:]))
   except FileNotFoundError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
