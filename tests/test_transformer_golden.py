@@ -149,13 +149,16 @@ def bert_params(weights, layers, width):
 
   def layer(path):
     kinds = ("kernel", "bias", "scale")
-    found = {
-      k: weights[f"{path}/{k}"] for k in kinds if f"{path}/{k}" in weights
+    keys = {k: f"{path}/{k}" for k in kinds}
+    return {k: weights[key] for k, key in keys.items() if key in weights}
+
+  def heads(path):
+    """[d a d/a] or [a d/a d] -> [d d], and [a d/a] -> [d]."""
+    found = layer(path)
+    return {
+      "kernel": found["kernel"].reshape(width, width),
+      "bias": found["bias"].reshape(width),
     }
-    shape = {"kernel": (width, -1), "bias": (-1,), "scale": (-1,)}
-    if path.endswith("self_attention/out"):
-      shape["kernel"] = (-1, width)
-    return {k: v.reshape(shape[k]) for k, v in found.items()}
 
   def block(i):
     attention, mlp = (
@@ -164,7 +167,7 @@ def bert_params(weights, layers, width):
     names = ("query", "key", "value", "out")
     return {
       "attention": {
-        name: layer(f"{attention}/self_attention/{name}") for name in names
+        name: heads(f"{attention}/self_attention/{name}") for name in names
       },
       "attention_norm": {"norm": layer(f"{attention}/attention_output_ln")},
       "mlp": {
