@@ -29,8 +29,8 @@ IMAGENET = dict(
   steps=12,
 )
 # arXiv:2410.14758, table 2, which compares with the PyTorch implementation of
-# arXiv:2310.14400 in 200 steps and tells no more: losses and optimizer are those
-# of that implementation, size and length those of VQ-LCMD.
+# arXiv:2310.14400 in 200 steps and tells no more: losses and optimizer are
+# those of that implementation, size and length those of VQ-LCMD.
 FACES = dict(
   run=dict(steps=500_000, batch=128),
   prior=dict(

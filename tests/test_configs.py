@@ -195,6 +195,7 @@ UNUSED = 2_348_928 + 147_971  # 1x1 convolutions, and a head for likelihoods.
     ("bedroom", 65_779_974 - UNUSED),
     ("imagenet_f16_1024", 72_141_699),
     ("imagenet_f16_16384", 76_073_859),
+    ("imagenet_maskgit", 54_515_587),
     ("openimages_f8", 68_995_971),
   ],
 )
