@@ -234,9 +234,9 @@ class Net(nn.Module):
 
   def _norms(self) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
     """Constructors of the norms of the attentions and of the MLP."""
-    kwargs = {"epsilon": self.norm_epsilon}
-    adaptive = functools.partial(_block.AdaptiveNorm, **kwargs)
-    by_label = functools.partial(_block.AffineNorm, **kwargs)
+    epsilon = self.norm_epsilon
+    adaptive = functools.partial(_block.AdaptiveNorm, epsilon=epsilon)
+    by_label = functools.partial(_block.AffineNorm, epsilon=epsilon)
     if self.labels and not self.label_token:
       by_label = functools.partial(
         adaptive,
