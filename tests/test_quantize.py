@@ -252,8 +252,8 @@ def test_entropy_gap_is_least_where_every_code_is_used_as_often(codebook):
   """-ln K there, 0 where one code does all; finite slopes at either."""
   gap = jax.jit(jax.value_and_grad(quantize.entropy_gap), static_argnums=2)
   for latents, expected in ((codebook, -np.log(K)), (codebook[:1], 0.0)):
-    value, slope = gap(latents, codebook, 1e-4)
-    np.testing.assert_allclose(value, expected, atol=1e-5)
+    value, slope = gap(latents, codebook, 0.01)
+    np.testing.assert_allclose(value, expected, atol=1e-4)
     assert np.isfinite(slope).all()
 
 
