@@ -132,8 +132,8 @@ def test_the_bound_does_not_depend_on_the_schedule(schedule):
   )
 
 
-def test_discrete_bounds_tend_to_it_from_above():
-  """The gap falls as 1 / T; at T = 1 all tokens are independent."""
+def test_discrete_bounds_tend_to_it():
+  """The gap falls as 1 / T."""
   gaps = [
     expected_bits("linear", steps) - random_orders() for steps in (4, 16, 64)
   ]
