@@ -4,7 +4,8 @@
     --workdir=runs/ffhq/tokenizer --config.data.path=PICTURES
 
 Variants: ffhq, churches, bedroom (arXiv:2111.12701); imagenet_f16_1024,
-imagenet_f16_16384, openimages_f8 (arXiv:2012.09841). PICTURES is a directory
+imagenet_f16_16384, openimages_f8 (arXiv:2012.09841); imagenet_maskgit
+(arXiv:2202.04200). PICTURES is a directory
 as vq_jax/data/folder.py reads it; config.loss.lpips_weights a file as
 vq_jax/features/lpips.py reads it. `--config.init_from=RUN` fine-tunes a run or
 what --mode=convert made of an official checkpoint.
@@ -54,6 +55,24 @@ VARIANTS = {
     dict(
       tokenizer=dict(vocab_size=16_384),
       adversarial=dict(start=0, factor=0.75, layers=2),
+    ),
+  ),
+  # Of its losses the quantizer's alone was released: the others, and the
+  # discriminator, are those of ImageNet, with the released optimizer.
+  "imagenet_maskgit": (
+    TAMING,
+    dict(
+      tokenizer=dict(
+        wiring="maskgit",
+        attention=(),
+        projections=False,
+        decoder_extra=0,
+        unit_range=True,
+        quantizer="nearest",
+        quantizer_options=dict(commitment=0.25, entropy=0.1),
+      ),
+      run=dict(batch=256),
+      optimizer=dict(lr=1e-4, b1=0.0, b2=0.99),
     ),
   ),
   # Its discriminator was not released; this is that of ImageNet.

@@ -106,10 +106,14 @@ def test_uniform_predictor_costs_log2_k(schedule, time_steps, key):
   bits = jax.jit(prior.bits, static_argnums=1)(key, model, x)
   error = bits.std() / math.sqrt(len(x))
   assert abs(bits.mean() - math.log2(K)) < 4 * error
-  # A token is masked with probability ~t (cosine: pi t / 2) and weighs 1 / t,
-  # so that near 0 its term has the variance pi / 2t log2(K)^2 at most; 1.5 is
-  # for what so heavy a tail does to a sample's deviation.
-  noise = math.pi / 2 * math.log(1 / absorbing.EARLIEST) / (12 * x.size)
+  # A token is masked with probability m and weighs m' / m, so that its term has
+  # at most the second moment m'^2 / m log2(K)^2; 1.5 is for what so heavy a
+  # tail does to a sample's deviation.
+  masked, first = schedules.masked(schedule), absorbing.EARLIEST
+  t = jnp.exp(jnp.linspace(math.log(first), 0.0, 1001))
+  moment = schedules.slope(masked, t) ** 2 / masked(t)
+  noise = jnp.trapezoid(moment, t) + masked(first) / first
+  noise = noise / (12 * x.size)
   assert error < 1.5 * math.log2(K) * math.sqrt(noise)
 
 

@@ -3,6 +3,7 @@
 test_convert_unleashing.py has those of the other family.
 """
 
+import itertools
 import re
 
 import flax
@@ -13,7 +14,7 @@ import pytest
 from autoencoders import CLOSE, check_norms, golden, run, shapes
 
 from vq_jax.convert import taming
-from vq_jax.tokenizer import losses, vqgan
+from vq_jax.tokenizer import _autoencoder, losses, vqgan
 
 
 def sizes(side, multipliers, blocks, attention, latent_dim, k, d, channels=32):
@@ -101,6 +102,85 @@ def test_public_models_have_their_size():
   assert f8.factor == 8
   assert count(shapes(f8)["encoder"]) == 26_345_728
   assert count(shapes(f8)["decoder"]) == 38_316_163
+
+
+MASKGIT = {
+  "wiring": "maskgit",
+  "attention": (),
+  "projections": False,
+  "decoder_extra": 0,
+  "unit_range": True,
+}
+
+
+def test_the_maskgit_wiring_has_its_size():
+  """Counted by hand: neither attention nor biases of blocks, means of 2x2."""
+
+  def block(a, b):
+    return 2 * (a + b) + 9 * b * (a + b) + (a != b) * b * b
+
+  def chain(*widths):
+    return sum(block(a, b) for a, b in itertools.pairwise(widths))
+
+  blocks = chain(*[128] * 5, *[256] * 4, *[512] * 4)
+  encoder = 27 * 128 + blocks + 2 * 512 + 512 * 256 + 256
+  blocks = chain(*[512] * 5, *[256] * 4, *[128] * 4)
+  ups = sum(9 * w * w + w for w in (512, 256, 256, 128))
+  decoder = 9 * 256 * 512 + 512 + blocks + ups + 2 * 128 + 27 * 128 + 3
+  found = shapes(vqgan.Tokenizer(**MASKGIT))
+  assert count(found["encoder"]) == encoder
+  assert count(found["decoder"]) == decoder
+  assert count(found) == encoder + decoder + 1024 * 256
+
+
+@pytest.mark.parametrize("wiring", _autoencoder.WIRINGS)
+def test_a_block_is_its_formula(wiring, key):
+  """The shortcut reads x, or in MaskGIT's what it is added to."""
+  wiring = _autoencoder.WIRINGS[wiring]
+  block = _autoencoder.ResnetBlock(6, 2, 0.0, jnp.float32, wiring)
+  x = jax.random.normal(key, (1, 3, 3, 4))
+  init = lambda key: block.init(key, x, False)  # noqa: E731
+  shape = jax.eval_shape(init, key)["params"]
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda v: np.float32(rng.normal(size=v.shape)), shape)
+  assert ("bias" in params["conv1"]) == wiring.bias
+
+  def conv(layer, x):
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    out = sum(
+      x[:, i : i + 3, j : j + 3] @ params[layer]["kernel"][i, j]
+      for i in range(3)
+      for j in range(3)
+    )
+    return out + params[layer].get("bias", 0.0)
+
+  def norm(layer, x):
+    groups = x.reshape(1, 9, 2, -1)
+    mean = groups.mean((1, 3), keepdims=True)
+    spread = np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
+    x = ((groups - mean) / spread).reshape(x.shape)
+    x = x * params[layer]["scale"] + params[layer]["bias"]
+    return x / (1 + np.exp(-x))
+
+  h = conv("conv1", norm("norm1", np.float64(x)))
+  h = conv("conv2", norm("norm2", h))
+  short = params["nin_shortcut"]
+  read = h if wiring.late else np.float64(x)
+  expected = h + read @ short["kernel"] + short.get("bias", 0.0)
+  found = jax.jit(lambda p, x: block.apply({"params": p}, x, False))(params, x)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_maskgit_wiring_averages_pixels():
+  x = np.arange(32.0).reshape(1, 4, 4, 2)
+  pool = _autoencoder.Pool(jnp.float32)
+  found = pool.apply({}, x)
+  np.testing.assert_array_equal(found[0, 1, 0], x[0, 2:, :2].mean((0, 1)))
+  paths = jax.tree_util.tree_leaves_with_path(
+    shapes(vqgan.Tokenizer(**{**TINY, **MASKGIT, "latent_dim": 5}))
+  )
+  names = " ".join(jax.tree_util.keystr(path) for path, _ in paths)
+  assert "attn" not in names and "downsample" not in names
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +289,8 @@ def test_a_reduced_vocabulary_is_the_full_one_behind_two_tables(tiny):
 
 
 def test_names_and_sizes_of_quantizers_are_checked():
+  with pytest.raises(ValueError, match=r"no wiring 'maskgti'.*'maskgit'"):
+    shapes(vqgan.Tokenizer(**TINY, wiring="maskgti"))
   with pytest.raises(ValueError, match=r"no quantizer 'gumble'.*'gumbel'"):
     shapes(vqgan.Tokenizer(**TINY, quantizer="gumble"))
   with pytest.raises(ValueError, match=r"kept_codes is not in 0\.\.10"):

@@ -32,12 +32,23 @@ LCMD_IMAGENET = dict(CHURCHES, layers=24, width=768, heads=16, labels=1000)
 UNLEASHING = dict(
   vocab_size=1024, grid=(16, 16), layers=24, width=512, heads=8, head_bias=False
 )
+BERT = dict(
+  post_norm=True,
+  label_token=True,
+  tied_head=True,
+  norm_epsilon=1e-12,
+  activation="tanh",
+)
+MASKGIT = dict(
+  BERT, vocab_size=1024, grid=(16, 16), layers=24, width=768, heads=16
+)
 
 # Published networks and their parameters. Unleashing Transformers is released
 # as 76,838,912: its files carry the 512 numbers of a start token that only its
 # autoregressive variant reads. VQ-Diffusion without its text encoder and the
 # 77 x 512 numbers that stand for an empty caption: those belong to the text.
-# VQ-LCMD as its paper may count it, and the embedding of MASK.
+# VQ-LCMD as its paper may count it, and the embedding of MASK. MaskGIT without
+# the output biases of what is never drawn, classes and MASK.
 PRESETS = {
   "unleashing": (UNLEASHING, 76_838_912 - 512),
   "autoregressive": (dict(UNLEASHING, causal=True), 76_838_912 - 512),
@@ -52,6 +63,10 @@ PRESETS = {
   "vqd_imagenet": (IMAGENET, 518_025_678),
   "vqd_imagenet_null": (dict(IMAGENET, null_label=True), 518_037_966),
   "vqd_ffhq": (FFHQ, 411_185_664),
+  "maskgit_imagenet": (
+    dict(MASKGIT, labels=1000),
+    172_457_193 - 1001,
+  ),
   "lcmd": (CHURCHES, 56_070_144 + 256),
   "lcmd_imagenet": (LCMD_IMAGENET, 246_412_544 + 256),
   "lcmd_imagenet_null": (
@@ -127,6 +142,70 @@ def test_official_logits_and_gradients(case):
       np.testing.assert_allclose(
         np.linalg.norm(ours), norm, rtol=1e-4, atol=1e-4, err_msg=key
       )
+
+
+def bert_params(weights, layers, width):
+  """The official MaskGIT tree as ours, every id a token and a class."""
+
+  def layer(path):
+    kinds = ("kernel", "bias", "scale")
+    keys = {k: f"{path}/{k}" for k in kinds}
+    return {k: weights[key] for k, key in keys.items() if key in weights}
+
+  def heads(path):
+    """[d a d/a] or [a d/a d] -> [d d], and [a d/a] -> [d]."""
+    found = layer(path)
+    return {
+      "kernel": found["kernel"].reshape(width, width),
+      "bias": found["bias"].reshape(width),
+    }
+
+  def block(i):
+    attention, mlp = (
+      f"TransformerLayer_{i}/{part}_0" for part in ("Attention", "Mlp")
+    )
+    names = ("query", "key", "value", "out")
+    return {
+      "attention": {
+        name: heads(f"{attention}/self_attention/{name}") for name in names
+      },
+      "attention_norm": {"norm": layer(f"{attention}/attention_output_ln")},
+      "mlp": {
+        "up": layer(f"{mlp}/intermediate_output"),
+        "down": layer(f"{mlp}/layer_output"),
+      },
+      "mlp_norm": {"norm": layer(f"{mlp}/layer_output_ln")},
+    }
+
+  words = weights["Embed_0/word_embeddings/embedding"]
+  blocks = [block(i) for i in range(layers)]
+  return {
+    "tokens": {"embedding": words},
+    "labels": words,
+    "positions": weights["Embed_0/position_embeddings/embedding"],
+    "embedding_norm": layer("Embed_0/embeddings_ln"),
+    "blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *blocks),
+    "head": {
+      "dense": layer("MlmLayer_0/mlm_dense"),
+      "norm": layer("MlmLayer_0/mlm_ln"),
+      "bias": weights["MlmLayer_0/mlm_bias/bias"][:-1],
+    },
+  }
+
+
+def test_official_maskgit_logits():
+  """All 40 rows of its vocabulary serve as classes, the last one as MASK."""
+  data, weights = load("maskgit_transformer")
+  fields = dict(BERT, grid=(4, 4), layers=2, width=64, heads=4, mlp_ratio=2)
+  net = Net(**fields, vocab_size=39, labels=40, remat=False)
+  params = bert_params(weights, layers=2, width=64)
+  ids = data["ids"]
+  args = (ids[:, 1:], None, Condition(ids[:, 0], None))
+  shapes = jax.eval_shape(net.init, jax.random.key(0), *args)["params"]
+  assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
+  logits = jax.jit(net.apply)({"params": params}, *args)
+  expected = data["logits"][:, 1:, :39]
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_official_adaptive_norm_and_activation():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vq_jax import schedules, transitions
-from vq_jax.priors import _importance, absorbing, vq_diffusion
-from vq_jax.types import NEVER, Model
+from vq_jax.priors import _importance, _replaced, absorbing, vq_diffusion
+from vq_jax.types import Model
 
 K = 5
 CHAINS = [*schedules.CHAINS, *schedules.MASKED]
@@ -27,32 +27,11 @@ def test_chains_are_distributions_that_only_forget(name, steps):
   assert min(float(p.min()) for p in kernel) >= 0
 
 
-def toy_law():
-  """One token of K codes with a known law, and its exact denoiser."""
-  law = np.random.default_rng(0).dirichlet(np.ones(K))
-
-  def denoiser(prior):
-    def denoise(z, t):
-      def one(z, t):
-        to = jax.vmap(
-          lambda x: transitions.marginal(
-            prior.kernel(t), jnp.where(jnp.arange(K) == x, 0.0, NEVER)
-          )
-        )(jnp.arange(K))  # [x z]
-        return jax.nn.log_softmax(jnp.log(law) + to[:, z[0]])[None]
-
-      return jax.vmap(one)(z, t)
-
-    return Model(denoise)
-
-  return law, denoiser
-
-
 @pytest.mark.parametrize("name", ["alpha1", "mixture"])
 @pytest.mark.parametrize("jumps", [1, 3, 12])
 def test_reverse_steps_compose_to_the_forward_marginals(name, jumps, key):
   """With an exact denoiser, whatever the stride: chi-square at every stop."""
-  law, denoiser = toy_law()
+  law, denoiser = chains.toy_law(K)
   prior = vq_diffusion.Prior(K, schedule=name, time_steps=12)
   count = 20_000
   z = prior.start(key, None, (count, 1))
@@ -73,7 +52,7 @@ def test_reverse_steps_compose_to_the_forward_marginals(name, jumps, key):
 @pytest.mark.parametrize("name", ["alpha1", "mixture", "cosine"])
 def test_bound_of_an_exact_denoiser_is_the_entropy(name):
   """Summed over all steps, codes and states, by enumeration."""
-  law, denoiser = toy_law()
+  law, denoiser = chains.toy_law(K)
   prior = vq_diffusion.Prior(K, schedule=name, time_steps=9)
   x, z = (a.ravel() for a in np.meshgrid(range(K), range(K + 1)))
 
@@ -89,7 +68,7 @@ def test_bound_of_an_exact_denoiser_is_the_entropy(name):
     kl = terms(s, t)
     possible = dense[x, z] > 0
     total += np.sum((law[x] * dense[x, z] * kl)[possible])
-  bits = total / math.log(2) + float(prior._start_bits())
+  bits = total / math.log(2) + float(_replaced.start_bits(prior))
   entropy = -np.sum(law * np.log2(law))
   # `start` is uniform over codes, the forward marginal is not quite.
   assert -1e-4 < bits - entropy < (0.05 if name == "mixture" else 1e-4)

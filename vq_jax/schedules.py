@@ -5,6 +5,9 @@ masked by then, from 0 at t = 0 to 1 at t = 1, rising. The ratio and not alpha
 is what is written down: the ELBO divides by it, and 1 - alpha has no correct
 digit left near t = 0. Slopes come from `jax.grad`, never from a second formula.
 
+A schedule of arXiv:2202.04200 is a ratio gamma(r) that falls in r: it is here
+at t = 1 - r.
+
 A chain maps t to the cumulative `Kernel`: what is kept, replaced by a uniformly
 drawn code, and masked by then.
 
@@ -12,6 +15,7 @@ Of a Gaussian chain it is log SNR that is written down: see `shifted_cosine`.
 """
 
 import math
+import re
 from collections.abc import Callable
 
 import jax
@@ -31,8 +35,22 @@ def linear(t: Array) -> Array:
 
 
 def cosine(t: Array) -> Array:
-  """1 - alpha = sin(pi t / 2) = cos(pi (1 - t) / 2) (arXiv:2406.04329)."""
+  """1 - alpha = sin(pi t / 2) = cos(pi (1 - t) / 2) (arXiv:2406.04329).
+
+  The cosine of arXiv:2202.04200, section 3.2.
+  """
   return jnp.sin(0.5 * jnp.pi * t)
+
+
+def arccos(t: Array) -> Array:
+  """1 - alpha = 2 arccos(1 - t) / pi (arXiv:2310.14400, released code).
+
+  Not `cosine` by another name: its inverse, seen from t = 1. At times drawn
+  uniformly both mask 2 / pi of all tokens on average, this one rarely almost
+  all of them.
+  """
+  # Not arccos: 1 - t has lost the digits of a small t.
+  return jnp.arctan2(jnp.sqrt(t), jnp.sqrt(2.0 - t)) / (0.25 * jnp.pi)
 
 
 def square(t: Array) -> Array:
@@ -40,18 +58,79 @@ def square(t: Array) -> Array:
   return jnp.square(t)
 
 
+def power(t: Array, e: float) -> Array:
+  """1 - alpha = 1 - (1 - t)^e: "pow2" is square (arXiv:2202.04200)."""
+  return -jnp.expm1(e * jnp.log1p(-t))
+
+
+def polynomial(t: Array, p: float) -> Array:
+  """1 - alpha = t^p (arXiv:2406.04329; p = 0.5 in arXiv:2503.07197)."""
+  return t**p
+
+
+def exponential(t: Array, n: float) -> Array:
+  """1 - alpha = (1 - n^-t) / (1 - 1/n), n the number of tokens.
+
+  arXiv:2202.04200 has it without the denominator, as arXiv:2503.07197 has with
+  n = e^5: that ends with one token in n unmasked, which a chain must not.
+  """
+  return jnp.expm1(-math.log(n) * t) / math.expm1(-math.log(n))
+
+
+def logarithmic(t: Array, n: float) -> Array:
+  """1 - alpha = -ln(1 - t) / ln n, at most 1 (arXiv:2202.04200).
+
+  n is the number of tokens; all are masked from t = 1 - 1/n on.
+  """
+  return -jnp.log1p(-t) / math.log(n)
+
+
+def concave(t: Array, n: float) -> Array:
+  """1 - alpha = ln(1 + (n - 1) t) / ln n (arXiv:2503.07197 with n = e^5)."""
+  return jnp.log1p((n - 1.0) * t) / math.log(n)
+
+
 MASKED: dict[str, Schedule] = {
   "linear": linear,
   "cosine": cosine,
+  "arccos": arccos,
   "square": square,
+}
+# Those with a number in their name, such as "pow2.5", and what it must exceed.
+FAMILIES: dict[str, tuple[Callable[[Array, float], Array], float]] = {
+  "pow": (power, 0.0),
+  "poly": (polynomial, 0.0),
+  "exp": (exponential, 1.0),
+  "log": (logarithmic, 1.0),
+  "ln": (concave, 1.0),
 }
 
 
 def masked(name: str) -> Schedule:
-  """The schedule called `name`; ValueError lists the choices."""
-  if name not in MASKED:
-    raise ValueError(plugins.unknown(name, MASKED, "There is no schedule"))
-  return MASKED[name]
+  """The schedule called `name`.
+
+  Raises:
+    ValueError: no such schedule, or no such number of one; lists the choices.
+  """
+  if name in MASKED:
+    return MASKED[name]
+  found = re.fullmatch(r"([a-z]+)(\d+\.?\d*)", name)
+  if not found or found[1] not in FAMILIES:
+    raise ValueError(plugins.unknown(name, names(), "There is no schedule"))
+  family, least = FAMILIES[found[1]]
+  number = float(found[2])
+  if number <= least:
+    raise ValueError(
+      f"The schedule {name!r} needs a number above {least:g} behind"
+      f" {found[1]!r}."
+    )
+  # Exactly 1 at t = 1, whatever the rounding: no token may be left.
+  return lambda t: jnp.where(t < 1, jnp.minimum(family(t, number), 1.0), 1.0)
+
+
+def names() -> list[str]:
+  """What `masked` takes; NUMBER stands for one, such as the 2.5 of "pow2.5"."""
+  return [*MASKED, *(f"{family}NUMBER" for family in FAMILIES)]
 
 
 def alpha1(t: Array, steps: int) -> Kernel:
@@ -110,10 +189,51 @@ def chain(name: str, steps: int) -> Chain:
   """
   if name in CHAINS:
     return lambda t: CHAINS[name](t, steps)
-  if name not in MASKED:
-    names = [*CHAINS, *MASKED]
-    raise ValueError(plugins.unknown(name, names, "There is no schedule"))
-  return lambda t: transitions.absorbing(MASKED[name](t))
+  try:
+    ratio = masked(name)
+  except ValueError:
+    choices = [*CHAINS, *names()]
+    raise ValueError(
+      plugins.unknown(name, choices, "There is no schedule")
+    ) from None
+  return lambda t: transitions.absorbing(ratio(t))
+
+
+def replaced_linearly(t: Array) -> Kernel:
+  """A code is replaced with probability t, and none is masked.
+
+  One step of T replaces with probability 1 / (T - i + 1) (arXiv:1503.03585).
+  """
+  return Kernel(1.0 - t, t, jnp.zeros_like(t))
+
+
+def replaced_by_cosine(t: Array) -> Kernel:
+  """keep = cos(a + (pi/2 - a) t) / cos a, a = pi/2 0.008/1.008.
+
+  As released with arXiv:2107.03006: the cosine of arXiv:2102.09672 without its
+  square. There the last step keeps a thousandth, here nothing.
+  """
+  first = 0.5 * math.pi * 0.008 / 1.008
+  rest = (0.5 * math.pi - first) * t
+  # Products, since 1 - cos loses the digits of a small t, and cos those of a
+  # small 1 - t.
+  keep = jnp.sin((0.5 * math.pi - first) * (1.0 - t))
+  lost = 2.0 * jnp.sin(first + 0.5 * rest) * jnp.sin(0.5 * rest)
+  cosine = math.cos(first)
+  return Kernel(keep / cosine, lost / cosine, jnp.zeros_like(t))
+
+
+REPLACED: dict[str, Chain] = {
+  "linear": replaced_linearly,
+  "cosine": replaced_by_cosine,
+}
+
+
+def replaced(name: str) -> Chain:
+  """The chain without masks called `name`; ValueError lists the choices."""
+  if name not in REPLACED:
+    raise ValueError(plugins.unknown(name, REPLACED, "There is no schedule"))
+  return REPLACED[name]
 
 
 def slope(schedule: Schedule, t: Array) -> Array:

@@ -68,11 +68,16 @@ def sinusoid(position: Array, width: int) -> Array:
   return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def layer_norm(**kwargs: Any) -> nn.LayerNorm:
-  """LayerNorm in float32, two-pass variance, eps 1e-5."""
+def layer_norm(epsilon: float = 1e-5, **kwargs: Any) -> nn.LayerNorm:
+  """LayerNorm in float32, two-pass variance."""
   return nn.LayerNorm(
-    epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, **kwargs
+    epsilon, dtype=jnp.float32, use_fast_variance=False, **kwargs
   )
+
+
+def with_mean(table: Array) -> Array:
+  """Behind the rows of a table their mean: [r d] -> [r + 1 d]."""
+  return jnp.concatenate([table, table.mean(0, keepdims=True)])
 
 
 def once(module: nn.Module, name: str, compute: Callable[[], Array]) -> Array:
@@ -90,13 +95,19 @@ def once(module: nn.Module, name: str, compute: Callable[[], Array]) -> Array:
 
 
 class AffineNorm(nn.Module):
-  """LayerNorm with learnt scale and bias; the signal plays no part."""
+  """LayerNorm with learnt scale and bias; the signal plays no part.
+
+  Attributes:
+    epsilon: added to the variance.
+  """
+
+  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x: Array, signal: Array | None = None) -> Array:
     """[b n d] -> [b n d], float32."""
     del signal
-    return layer_norm(name="norm")(x)
+    return layer_norm(self.epsilon, name="norm")(x)
 
 
 class AdaptiveNorm(nn.Module):
@@ -109,10 +120,12 @@ class AdaptiveNorm(nn.Module):
     rows: rows of a learnt table that integer signals [b] index; None for
       signals that are embeddings [b d] already.
     mean_row: index `rows` means "unknown": the mean of the table.
+    epsilon: added to the variance.
   """
 
   rows: int | None = None
   mean_row: bool = False
+  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x: Array, signal: Array) -> Array:
@@ -123,15 +136,15 @@ class AdaptiveNorm(nn.Module):
       embedding = signal
       if self.rows is not None:
         table = self.param("embedding", NORMAL, (self.rows, width))
-        if self.mean_row:
-          table = jnp.concatenate([table, table.mean(0, keepdims=True)])
+        table = with_mean(table) if self.mean_row else table
         embedding = jnp.take(table, signal, axis=0)
       linear = Dense(2 * width, name="modulation")
       return linear(jax.nn.silu(embedding))[:, None]
 
     both = once(self, "scale_and_shift", modulation)
     scale, shift = jnp.split(both, 2, axis=-1)
-    return layer_norm(use_scale=False, use_bias=False)(x) * (1 + scale) + shift
+    norm = layer_norm(self.epsilon, use_scale=False, use_bias=False)
+    return norm(x) * (1 + scale) + shift
 
 
 class Attention(nn.Module):
@@ -219,14 +232,15 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-  """Pre-norm residual block: self-attention, cross-attention if text, MLP.
+  """Residual block: self-attention, cross-attention if text, MLP.
 
   Attributes:
-    norm: makes the norm in front of either attention.
-    mlp_norm: makes the norm in front of the MLP.
+    norm: makes the norm of either attention.
+    mlp_norm: makes the norm of the MLP.
     attention: makes an Attention.
     mlp: makes the MLP.
     causal: self-attention looks back only.
+    post_norm: a norm is of the sum that leaves, not of what a layer reads.
     dropout: rate on what joins the residual stream.
     train: dropout is active.
   """
@@ -236,6 +250,7 @@ class Block(nn.Module):
   attention: Callable[..., nn.Module]
   mlp: Callable[..., nn.Module]
   causal: bool = False
+  post_norm: bool = False
   dropout: float = 0.0
   train: bool = False
 
@@ -254,14 +269,20 @@ class Block(nn.Module):
     is the one token there.
     """
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
+
+    def join(x: Array, norm: nn.Module, signal: Array | None, layer) -> Array:
+      y = x if self.post_norm else norm(x, signal)
+      x += drop(layer(y)).astype(x.dtype)
+      return norm(x, signal).astype(x.dtype) if self.post_norm else x
+
     x = pin_batch(x)
-    y = self.norm(name="attention_norm")(x, signal)
     attention = self.attention(causal=self.causal, name="attention")
-    x += drop(attention(y, y, self.train, index)).astype(x.dtype)
+    look = lambda y: attention(y, y, self.train, index)  # noqa: E731
+    x = join(x, self.norm(name="attention_norm"), signal, look)
     if text is not None:
-      y = self.norm(name="cross_norm")(x, signal)
       cross = self.attention(name="cross_attention")
-      x += drop(cross(y, text, self.train)).astype(x.dtype)
-    y = self.mlp_norm(name="mlp_norm")(x, label)
-    x += drop(self.mlp(name="mlp")(y)).astype(x.dtype)
+      read = lambda y: cross(y, text, self.train)  # noqa: E731
+      x = join(x, self.norm(name="cross_norm"), signal, read)
+    mlp_norm = self.mlp_norm(name="mlp_norm")
+    x = join(x, mlp_norm, label, self.mlp(name="mlp"))
     return pin_batch(x), None

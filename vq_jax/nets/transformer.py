@@ -7,6 +7,8 @@ One module covers the published systems by its fields:
   VQ-Diffusion, arXiv:2111.14822: learnt time, row and column positions, sigmoid
     GELU; `text_dim` for captions, `labels` and `mlp="conv"` for ImageNet.
   VQ-LCMD, arXiv:2410.14758: `code_dim`, sinusoidal time and positions.
+  MaskGIT, arXiv:2202.04200: no time, learnt positions, tanh GELU, and BERT's
+    wiring: `post_norm`, `label_token`, `tied_head`, norm_epsilon=1e-12.
 """
 
 import functools
@@ -17,43 +19,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vq_jax import plugins
-from vq_jax.nets import _block, _inputs
+from vq_jax.nets import _block, _ends, _inputs
 from vq_jax.types import Array, Condition
 
-TIMES = (None, "learnt", "sinusoidal")
 TIME_SCALE = 4000.0  # t = 1 in the units of the sinusoid, arXiv:2111.14822.
-
-
-def _learnt(net: "Net") -> Array:
-  """A vector per token."""
-  shape = (math.prod(net.grid), net.width)
-  return net.param("positions", _block.EMBEDDING, shape)
-
-
-def _row_column(net: "Net") -> Array:
-  """A vector per row plus a vector per column of the position grid.
-
-  Released VQ-Diffusion checkpoints with 16x16 tokens use the first 256 entries
-  of a flattened 32x32 grid, so two rows of tokens share a row of the table.
-  """
-  h, w = net.position_grid or net.grid
-  rows = net.param("rows", _block.EMBEDDING, (h, net.width))
-  columns = net.param("columns", _block.EMBEDDING, (w, net.width))
-  table = (rows[:, None] + columns).reshape(h * w, net.width)
-  return table[: math.prod(net.grid)]
-
-
-def _sinusoidal(net: "Net") -> Array:
-  """The sinusoid of the raster index."""
-  return _block.sinusoid(jnp.arange(math.prod(net.grid)), net.width)
-
-
-POSITIONS: dict[str, Callable[["Net"], Array]] = {
-  "learnt": _learnt,
-  "row_column": _row_column,
-  "sinusoidal": _sinusoidal,
-}
 
 
 class Net(nn.Module):
@@ -88,12 +57,19 @@ class Net(nn.Module):
     time_steps: T, rows of the learnt tables; t is row round(t T) - 1, and t = 0
       shares row 0.
     labels: number of classes; 0 for none. Label `labels` means "no class".
+    label_token: the class is a token in front of the others, and no norm hears
+      of it; its logits are left out.
     null_label: "no class" has a learnt row of its own; it is the mean of the
       classes otherwise.
     text_dim: features of a text token; 0 for no text.
     pooled_text: AdaLN hears the mean of the text as well, which no published
       system here has: a small net then learns sooner to follow captions.
-    head_bias: the last layer has a bias.
+    post_norm: norms behind the sums, not in front of the layers: there is one
+      of the embedding, and none before the head (arXiv:1810.04805).
+    norm_epsilon: added to the variance in every norm.
+    tied_head: logits are products with the embeddings of tokens: see
+      `_ends.TiedHead`.
+    head_bias: the last layer has a bias; a tied one always has.
     dropout: rate on the embedding and on what joins the residual stream.
     attention_dropout: rate on attention weights.
     remat: recompute blocks in the backward pass instead of storing them, in a
@@ -118,8 +94,12 @@ class Net(nn.Module):
   time_steps: int = 100
   labels: int = 0
   null_label: bool = False
+  label_token: bool = False
   text_dim: int = 0
   pooled_text: bool = False
+  post_norm: bool = False
+  norm_epsilon: float = 1e-5
+  tied_head: bool = False
   head_bias: bool = True
   dropout: float = 0.0
   attention_dropout: float = 0.0
@@ -128,34 +108,8 @@ class Net(nn.Module):
 
   def __post_init__(self) -> None:
     """Refuses fields that name nothing or exclude each other, ValueError."""
-    for field, legal in (
-      ("mlp", _block.LAYERS),
-      ("activation", _block.ACTIVATIONS),
-      ("position", POSITIONS),
-    ):
-      if getattr(self, field) not in legal:
-        name = getattr(self, field)
-        raise ValueError(plugins.unknown(name, legal, f"There is no {field}"))
-    if self.time not in TIMES:
-      raise ValueError(f"There is no time {self.time!r}. Choices: {TIMES}.")
-    self._check_sizes()
+    _inputs.check_fields(self)
     super().__post_init__()
-
-  def _check_sizes(self) -> None:
-    if self.width % self.heads:
-      raise ValueError(f"{self.heads} heads do not divide width {self.width}.")
-    if self.causal and (self.code_dim or self.mlp == "conv" or self.time):
-      raise ValueError(
-        "A causal net reads ids, and has no time and no convolutions, which"
-        " look ahead."
-      )
-    if self.pooled_text and (self.labels or not self.text_dim):
-      raise ValueError("pooled_text needs text_dim, and labels = 0.")
-    if self.position_grid and self.position != "row_column":
-      raise ValueError("position_grid needs position='row_column'.")
-    places = math.prod(self.position_grid or self.grid)
-    if places < math.prod(self.grid):
-      raise ValueError(f"position_grid {self.position_grid} < {self.grid}.")
 
   @nn.compact
   def __call__(
@@ -188,19 +142,22 @@ class Net(nn.Module):
       ValueError: a shape, or a missing or superfluous input.
     """
     self._check_inputs(z, t, cond, index is not None)
-    places = POSITIONS[self.position](self)
+    places = _ends.POSITIONS[self.position](self)
     if index is not None:
       places = jnp.take(places, index, axis=0)
-    x = self._embed(z, index) + places
+    tokens = self._tokens()
+    x = self._embed(tokens, z, index)
+    if self.label_token:
+      x = jnp.concatenate([_ends.label_token(self, cond.label), x], axis=1)
+    x = x + places
+    if self.post_norm:
+      x = self._layer_norm("embedding_norm")(x)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = x.astype(self.dtype)
     x = self._blocks(x, self._signal(t, cond), cond, train, index)
-    x = _block.layer_norm(name="norm")(x)
-    # Quiet: training starts from the uniform distribution.
-    head = _block.Dense(
-      self.vocab_size, self.head_bias, kernel_init=_block.NORMAL, name="head"
-    )
-    return head(x)
+    if not self.post_norm:
+      x = self._layer_norm("norm")(x)
+    return self._head(tokens, x[:, 1:] if self.label_token else x)
 
   def _check_inputs(
     self, z: Array, t: Array | None, cond: Condition, one: bool
@@ -223,26 +180,45 @@ class Net(nn.Module):
     ):
       _inputs.check(name, value, bool(wanted), shape)
 
-  def _embed(self, z: Array, index: Array | int | None) -> Array:
-    """z -> [b n d] before positions are added."""
+  def _tokens(self) -> nn.Module:
+    """What z becomes, token by token: a table, or a linear map."""
     if self.code_dim:
       shape = (self.vocab_size + 1, self.code_dim)
       self.param("codes", nn.initializers.normal(self.code_std), shape)
-      return _block.Dense(self.width, dtype=self.dtype, name="tokens")(z)
-    rows = self.vocab_size + (not self.causal)
-    table = nn.Embed(
-      rows, self.width, embedding_init=_block.EMBEDDING, name="tokens"
-    )
+      return _block.Dense(self.width, dtype=self.dtype, name="tokens")
+    rows, init = self.vocab_size + (not self.causal), _ends.embedding_init(self)
+    return nn.Embed(rows, self.width, embedding_init=init, name="tokens")
+
+  def _embed(
+    self, tokens: nn.Module, z: Array, index: Array | int | None
+  ) -> Array:
+    """z -> [b n d] before positions are added."""
     if not self.causal:
-      return table(z)
-    start = self.param("start", _block.EMBEDDING, (self.width,))
+      return tokens(z)
+    start = self.param("start", _ends.embedding_init(self), (self.width,))
     if index is not None:
-      return jnp.where(index == 0, start, table(z))
+      return jnp.where(index == 0, start, tokens(z))
     start = jnp.broadcast_to(start, (z.shape[0], 1, self.width))
-    return jnp.concatenate([start, table(z[:, :-1])], axis=1)
+    return jnp.concatenate([start, tokens(z[:, :-1])], axis=1)
+
+  def _layer_norm(self, name: str) -> nn.Module:
+    return _block.layer_norm(self.norm_epsilon, name=name)
+
+  def _head(self, tokens: nn.Module, x: Array) -> Array:
+    """The residual stream [b n d] -> logits [b n K], float32."""
+    if self.tied_head:
+      head = _ends.TiedHead(
+        self.vocab_size, self.activation, self.norm_epsilon, name="head"
+      )
+      return head(x.astype(jnp.float32), tokens)
+    # Quiet: training starts from the uniform distribution.
+    head = _block.Dense(
+      self.vocab_size, self.head_bias, kernel_init=_block.NORMAL, name="head"
+    )
+    return head(x.astype(jnp.float32))
 
   def _signal(self, t: Array | None, cond: Condition) -> Array | None:
-    """What modulates the norms in front of the attentions: [b] or [b d]."""
+    """What modulates the norms of the attentions: [b] or [b d]."""
     if self.time is None:
       return self._topic(cond)
     if self.time == "sinusoidal":
@@ -251,24 +227,28 @@ class Net(nn.Module):
     return jnp.clip(step, 0, self.time_steps - 1)
 
   def _topic(self, cond: Condition) -> Array | None:
-    """What modulates the norms in front of the MLPs: [b] or [b d]."""
+    """What modulates the norms of the MLPs: [b] or [b d]."""
+    if self.label_token:
+      return None
     return jnp.mean(cond.text, 1) if self.pooled_text else cond.label
 
   def _norms(self) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
-    """Constructors of the norms before the attentions and before the MLP."""
-    by_label = _block.AffineNorm
-    if self.labels:
+    """Constructors of the norms of the attentions and of the MLP."""
+    epsilon = self.norm_epsilon
+    adaptive = functools.partial(_block.AdaptiveNorm, epsilon=epsilon)
+    by_label = functools.partial(_block.AffineNorm, epsilon=epsilon)
+    if self.labels and not self.label_token:
       by_label = functools.partial(
-        _block.AdaptiveNorm,
+        adaptive,
         rows=self.labels + self.null_label,
         mean_row=not self.null_label,
       )
     elif self.pooled_text:
-      by_label = _block.AdaptiveNorm
+      by_label = adaptive
     if self.time is None:
       return by_label, by_label
     rows = self.time_steps if self.time == "learnt" else None
-    return functools.partial(_block.AdaptiveNorm, rows=rows), by_label
+    return functools.partial(adaptive, rows=rows), by_label
 
   def _blocks(
     self,
@@ -306,11 +286,13 @@ class Net(nn.Module):
         _block.Mlp,
         layer=self.mlp,
         activation=self.activation,
-        grid=self.grid if index is None else (1, 1),
+        # Where no layer looks at neighbours there may be any number of tokens.
+        grid=self.grid if self.mlp == "conv" else (1, 1),
         ratio=self.mlp_ratio,
         dtype=self.dtype,
       ),
       causal=self.causal,
+      post_norm=self.post_norm,
       dropout=self.dropout,
       train=train,
       name="blocks",

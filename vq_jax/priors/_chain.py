@@ -1,4 +1,4 @@
-"""What priors that are Markov chains share: times, and the bound over them."""
+"""What priors share: the cost of a token, times, and the bound over them."""
 
 from typing import Any
 
@@ -8,9 +8,20 @@ import jax.numpy as jnp
 from vq_jax.types import Array, Key, Model
 
 
+def nats(log_probs: Array, x: Array) -> Array:
+  """-log p(x): log p [b n K], x [b n] -> [b n]."""
+  return -jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]
+
+
 def stratified(key: Key, b: int) -> Array:
   """Numbers [b], each uniform in [0, 1), one in every interval of 1 / b."""
   return (jax.random.uniform(key) + jnp.arange(b) / b) % 1.0
+
+
+def step(u: Array, steps: int) -> tuple[Array, Array]:
+  """Uniform u [b] in [0, 1) -> the ends s < t [b] of one of `steps` steps."""
+  before = jnp.floor(u * steps)
+  return before / steps, (before + 1) / steps
 
 
 def bits(prior: Any, key: Key, model: Model, x: Array) -> Array:
@@ -32,3 +43,9 @@ def bits(prior: Any, key: Key, model: Model, x: Array) -> Array:
     return prior.cost(model.denoise(z, t), z, x, s, t)[1]
 
   return jnp.mean(jax.lax.map(one, jnp.arange(prior.bound_times)), 0)
+
+
+def finish(prior: Any, key: Key, model: Model, z: Array) -> Array:
+  """The ids at t = 0, where no mask is left: z as it is."""
+  del prior, key, model
+  return z

@@ -6,11 +6,6 @@ import jax.numpy as jnp
 from vq_jax.types import Array, Key, Metrics, Model
 
 
-def nats(log_probs: Array, x: Array) -> Array:
-  """-log p(x): log p [b n K], x [b n] -> [b n]."""
-  return -jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]
-
-
 def expect(log_probs: Array, codes: Array) -> Array:
   """sum_k p_k e_k: log p [b n K] of any sum, codes [K + 1 d] -> [b n d]."""
   probs = jax.nn.softmax(log_probs)

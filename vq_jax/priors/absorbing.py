@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vq_jax import plugins, schedules, transitions
-from vq_jax.priors import _chain
+from vq_jax import plugins, schedules
+from vq_jax.priors import _chain, _masks
 from vq_jax.types import Array, Key, Metrics, Model
 
-# Earlier times are taken to be this one. The expected ELBO term is flat there,
-# since a token is masked with probability ~t and then weighs ~1/t, but its
-# variance grows without bound as t falls.
+# Earlier times are taken to be this one, and weigh together what they should.
+# So few masks hardly change what the network expects, but the variance of the
+# ELBO term grows without bound as t falls.
 EARLIEST = 1e-3
 
 
@@ -45,27 +45,18 @@ class Prior:
   bound_times: int = 8
 
   def __post_init__(self):
-    schedules.masked(self.schedule)
-    if self.bound_times < 1:
-      raise ValueError(f"bound_times must be at least 1: {self.bound_times}.")
+    _masks.check(self)
     if self.loss_weight not in _WEIGHTS:
       raise ValueError(
         plugins.unknown(self.loss_weight, _WEIGHTS, "There is no loss_weight")
       )
-    if self.masking not in _MASKINGS:
-      raise ValueError(
-        plugins.unknown(self.masking, _MASKINGS, "There is no masking")
-      )
 
-  def kernel(self, t: Array) -> transitions.Kernel:
-    """The cumulative kernel at time t."""
-    return transitions.absorbing(schedules.masked(self.schedule)(t))
-
-  def corrupt(self, key: Key, model: Model | None, x: Array, t: Array) -> Array:
-    """z ~ q(z_t | x).  x: ids [b n], t: [b] -> ids [b n]."""
-    del model
-    mask = _MASKINGS[self.masking](key, self.kernel(t).mask, x.shape)
-    return jnp.where(mask, self.vocab_size, x)
+  kernel = _masks.kernel
+  corrupt = _masks.corrupt
+  start = _masks.start
+  reverse = _masks.reverse
+  reveal = _masks.reveal
+  finish = _chain.finish
 
   def times(self, u: Array) -> tuple[Array, Array]:
     """Uniform u [b] in [0, 1) -> the pair s < t [b] that is trained.
@@ -75,8 +66,7 @@ class Prior:
     if self.time_steps is None:
       t = jnp.maximum(u, EARLIEST)
       return t, t
-    before = jnp.floor(u * self.time_steps)
-    return before / self.time_steps, (before + 1) / self.time_steps
+    return _chain.step(u, self.time_steps)
 
   def cost(
     self, log_probs: Array, z: Array, x: Array, s: Array, t: Array
@@ -95,7 +85,7 @@ class Prior:
       of the negative ELBO in bits per token (arXiv:2111.12701, eq. 5-6).
     """
     n = x.shape[1]
-    nats = -jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]  # [b n]
+    nats = _chain.nats(log_probs, x)  # [b n]
     masked = z == self.vocab_size
     total = jnp.sum(jnp.where(masked, nats, 0.0), 1)
     per_token = total / (n * math.log(2.0))
@@ -132,44 +122,15 @@ class Prior:
     """
     return _chain.bits(self, key, model, x)
 
-  def start(self, key: Key, model: Model, shape: tuple[int, int]) -> Array:
-    """z at t = 1: all mask. -> ids [b n]."""
-    del key, model
-    return jnp.full(shape, self.vocab_size, jnp.int32)
-
-  def reverse(
-    self, key: Key, model: Model, z: Array, t: Array, s: Array
-  ) -> Array:
-    """z_s ~ p(z_s | z_t), s < t scalars.  z: ids [b n] -> ids [b n]."""
-    key_reveal, key_token = jax.random.split(key)
-    log_probs = model.denoise(z, jnp.full(z.shape[:1], t))
-    token = jax.random.categorical(key_token, log_probs)
-    return self.reveal(jax.random.uniform(key_reveal, z.shape), token, z, t, s)
-
-  def reveal(
-    self, u: Array, token: Array, z: Array, t: Array, s: Array
-  ) -> Array:
-    """Writes `token` where a mask is lifted between t and s.
-
-    A mask is lifted with probability (alpha_s - alpha_t) / (1 - alpha_t): 1/t
-    for one step of T (arXiv:2111.12701, section 3.1), exactly 1 at s = 0.
-    u: uniform [b n]; token, z: ids [b n] -> ids [b n].
-    """
-    remask = self.kernel(s).mask / self.kernel(t).mask
-    change = (z == self.vocab_size) & (u >= remask)
-    return jnp.where(change, token, z)
-
-  def finish(self, key: Key, model: Model, z: Array) -> Array:
-    """The ids at t = 0, where no mask is left."""
-    del key, model
-    return z
-
 
 def _elbo(prior: Prior, hidden: Array, s: Array, t: Array) -> Array:
   del hidden
   if prior.time_steps is None:
     masked = schedules.masked(prior.schedule)
-    return schedules.slope(masked, t) / masked(t)
+    # All times before it have the same weight: their mean slope.
+    early = t <= EARLIEST
+    rate = schedules.slope(masked, t) / masked(t)
+    return jnp.where(early, 1.0 / EARLIEST, rate)
   lifted = 1.0 - prior.kernel(s).mask / prior.kernel(t).mask
   return prior.time_steps * lifted
 
@@ -190,20 +151,9 @@ def _mlm(prior: Prior, hidden: Array, s: Array, t: Array) -> Array:
   return n * math.log(2.0) / jnp.maximum(jnp.sum(hidden, 1), 1)
 
 
-def _bernoulli(key: Key, prob: Array, shape: tuple[int, int]) -> Array:
-  return jax.random.uniform(key, shape) < prob[:, None]
-
-
-def _exact(key: Key, prob: Array, shape: tuple[int, int]) -> Array:
-  rank = jnp.argsort(jnp.argsort(jax.random.uniform(key, shape), 1), 1)
-  count = jnp.maximum(jnp.round(prob * shape[1]), 1)
-  return rank < count[:, None]
-
-
 _WEIGHTS = {
   "elbo": _elbo,
   "reweighted": _reweighted,
   "reweighted_released": _released,
   "mlm": _mlm,
 }
-_MASKINGS = {"bernoulli": _bernoulli, "exact": _exact}

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from vq_jax.priors import _chain
 from vq_jax.types import Array, Key, Metrics, Model
 
 
@@ -49,5 +50,4 @@ class Prior:
     """
     del key
     log_probs = model.denoise(x, jnp.ones(x.shape[:1]))
-    nats = -jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]
-    return jnp.mean(nats, 1) / math.log(2.0)
+    return jnp.mean(_chain.nats(log_probs, x), 1) / math.log(2.0)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from vq_jax import plugins, schedules
 from vq_jax.priors import _chain, _embedded, _gaussian
-from vq_jax.priors._embedded import expect, nats
+from vq_jax.priors._chain import nats
+from vq_jax.priors._embedded import expect
 from vq_jax.types import Array, Key, Metrics, Model
 
 PATHS = ("state", "estimate", "target")

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from vq_jax import plugins, schedules, transitions
-from vq_jax.priors import _chain, _importance
+from vq_jax.priors import _chain, _importance, _replaced
 from vq_jax.priors._importance import Memory
-from vq_jax.types import NEVER, Array, Key, Metrics, Model
+from vq_jax.types import Array, Key, Metrics, Model
 
 
 class Terms(NamedTuple):
@@ -58,30 +58,21 @@ class Prior:
       raise ValueError(
         plugins.unknown(self.draw, _importance.DRAWS, "There is no draw")
       )
-    if self.time_steps < 2:
-      raise ValueError(f"time_steps must be at least 2, not {self.time_steps}.")
-    if self.bound_times < 1 or len(self.mask_weight) != 2:
-      raise ValueError(
-        f"bound_times = {self.bound_times} must be at least 1, and mask_weight"
-        f" = {self.mask_weight} two numbers."
-      )
+    _replaced.check(self)
+    if len(self.mask_weight) != 2:
+      raise ValueError(f"mask_weight = {self.mask_weight} is not two numbers.")
     schedules.chain(self.schedule, self.time_steps)
+
+  corrupt = _replaced.corrupt
+  times = _replaced.times
+  bits = _replaced.bits
+  start = _replaced.start
+  reverse = _replaced.reverse
+  finish = _chain.finish
 
   def kernel(self, t: Array) -> transitions.Kernel:
     """The cumulative kernel at time t."""
     return schedules.chain(self.schedule, self.time_steps)(t)
-
-  def corrupt(self, key: Key, model: Model | None, x: Array, t: Array) -> Array:
-    """z ~ q(z_t | x).  x: ids [b n], t: [b] -> ids [b n]."""
-    del model
-    return transitions.corrupt(key, self.kernel(t), x, self.vocab_size)
-
-  def times(self, u: Array) -> tuple[Array, Array]:
-    """Uniform u [b] in [0, 1) -> the ends s < t [b] of a step."""
-    return self._ends(jnp.floor(u * self.time_steps))
-
-  def _ends(self, before: Array) -> tuple[Array, Array]:
-    return before / self.time_steps, (before + 1) / self.time_steps
 
   def terms(
     self, log_probs: Array, z: Array, x: Array, s: Array, t: Array
@@ -101,12 +92,8 @@ class Prior:
     Returns:
       Nats per image [b]; the auxiliary one without its weight.
     """
-    ends = self.kernel(s), self.kernel(t)
-    is_x = jnp.arange(self.vocab_size) == x[..., None]
-    truth = transitions.posterior(*ends, jnp.where(is_x, 0.0, NEVER), z)
-    guess = transitions.posterior(*ends, log_probs, z)
-    kl = jnp.sum(jnp.exp(truth) * (truth - guess), -1)  # [b n]
-    nats = -jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]
+    kl = _replaced.divergence(self, log_probs, z, x, s, t)
+    nats = _chain.nats(log_probs, x)
     weight = jnp.where(z == self.vocab_size, *self.mask_weight)
     weight = jnp.where(s[:, None] == 0, 1.0, weight)
     return Terms(
@@ -161,7 +148,7 @@ class Prior:
     u = _chain.stratified(key_t, x.shape[0])
     index = jnp.searchsorted(jnp.cumsum(probs), u, side="right")
     index = jnp.minimum(index, self.time_steps - 1)
-    s, t = self._ends(index.astype(jnp.float32))
+    s, t = index / self.time_steps, (index + 1) / self.time_steps
     z = self.corrupt(key_z, model, x, t)
     terms = self.terms(model.denoise(z, t), z, x, s, t)
     rare = 1.0 / probs[index]
@@ -173,47 +160,3 @@ class Prior:
     seen = jax.lax.stop_gradient(terms.kl)
     memory = _importance.remember(memory, index, seen)
     return jnp.mean(self._loss(terms, s, n) * rare), (metrics, memory)
-
-  def bits(self, key: Key, model: Model, x: Array) -> Array:
-    """Unbiased upper bound on -log2 p(x) / n: bits per token [b], x [b n].
-
-    The whole bound: `bound_times` evenly spread steps, and the divergence of
-    q(z_1 | x) from the law that `start` draws from.
-    """
-    return _chain.bits(self, key, model, x) + self._start_bits()
-
-  def _start_bits(self) -> Array:
-    """KL(q(z_1 | x) || p(z_1)) in bits per token; the same for every x."""
-    end = self.kernel(jnp.float32(1.0))
-    k, codes = self.vocab_size, end.keep + end.uniform
-    same, other = end.keep + end.uniform / k, end.uniform / k
-    mean = jnp.maximum(codes, 1e-30) / k  # If no code is left both terms are 0.
-    nats = jax.scipy.special.xlogy(same, same / mean)
-    nats += (k - 1) * jax.scipy.special.xlogy(other, other / mean)
-    return nats / math.log(2.0)
-
-  def start(self, key: Key, model: Model, shape: tuple[int, int]) -> Array:
-    """z at t = 1: masks, and uniform codes with what mass is left. -> [b n]."""
-    del model
-    mask = self.kernel(jnp.float32(1.0)).mask
-    end = transitions.Kernel(jnp.zeros_like(mask), 1.0 - mask, mask)
-    blank = jnp.zeros(shape, jnp.int32)
-    return transitions.corrupt(key, end, blank, self.vocab_size)
-
-  def reverse(
-    self, key: Key, model: Model, z: Array, t: Array, s: Array
-  ) -> Array:
-    """z_s ~ p(z_s | z_t), s < t scalars any distance apart. [b n] -> [b n].
-
-    A code that was revealed may change again, as the chain has it.
-    """
-    log_probs = model.denoise(z, jnp.full(z.shape[:1], t))
-    ends = self.kernel(s), self.kernel(t)
-    return jax.random.categorical(
-      key, transitions.posterior(*ends, log_probs, z)
-    )
-
-  def finish(self, key: Key, model: Model, z: Array) -> Array:
-    """The ids at t = 0, where no mask is left."""
-    del key, model
-    return z

@@ -5,7 +5,7 @@ have the names their checkpoints use.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import einops
 import flax.linen as nn
@@ -14,6 +14,33 @@ import jax.numpy as jnp
 
 from vq_jax.ops.sharding import pin_batch
 from vq_jax.types import Array
+
+
+class Wiring(NamedTuple):
+  """Where published networks differ; the defaults are those of the first.
+
+  Attributes:
+    attention: the bottleneck attends.
+    bias: residual blocks and the encoder's first convolution have biases.
+    pool: means of 2x2 pixels halve the size, not convolutions.
+    late: where the width changes, the shortcut reads what it is added to.
+    point: the encoder's last convolution sees one pixel, not 3x3.
+  """
+
+  attention: bool = True
+  bias: bool = True
+  pool: bool = False
+  late: bool = False
+  point: bool = False
+
+
+WIRINGS = {
+  "vqgan": Wiring(),
+  # arXiv:2202.04200, as released.
+  "maskgit": Wiring(
+    attention=False, bias=False, pool=True, late=True, point=True
+  ),
+}
 
 
 def _norm(x: Array, groups: int, dtype: Any, name: str) -> Array:
@@ -44,17 +71,21 @@ class ResnetBlock(nn.Module):
   groups: int
   dropout: float
   dtype: Any
+  wiring: Wiring = WIRINGS["vqgan"]
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """The shortcut is projected only if the width changes."""
+    bias = self.wiring.bias
     h = nn.swish(_norm(x, self.groups, self.dtype, "norm1"))
-    h = _conv(self.width, self.dtype, "conv1")(h)
+    h = _conv(self.width, self.dtype, "conv1", use_bias=bias)(h)
     h = nn.swish(_norm(h, self.groups, self.dtype, "norm2"))
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    h = _conv(self.width, self.dtype, "conv2")(h)
+    h = _conv(self.width, self.dtype, "conv2", use_bias=bias)(h)
     if x.shape[-1] != self.width:
-      x = nn.Dense(self.width, dtype=self.dtype, name="nin_shortcut")(x)
+      x = h if self.wiring.late else x
+      project = nn.Dense(self.width, bias, self.dtype, name="nin_shortcut")
+      x = project(x)
     return x + h
 
 
@@ -91,6 +122,17 @@ class Downsample(nn.Module):
     return conv(x)
 
 
+class Pool(nn.Module):
+  """Means of 2x2 pixels: [b h w c] -> [b h/2 w/2 c]."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """There is nothing to learn."""
+    return einops.reduce(x, "b (h i) (w j) c -> b h w c", "mean", i=2, j=2)
+
+
 class Upsample(nn.Module):
   """Pixels doubled, then a 3x3 convolution: [b h w c] -> [b 2h 2w c]."""
 
@@ -113,13 +155,13 @@ class Stage(nn.Module):
   groups: int
   dropout: float
   dtype: Any
+  wiring: Wiring
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """[b h w c] -> [b h' w' width]."""
-    block = functools.partial(
-      ResnetBlock, self.width, self.groups, self.dropout, self.dtype
-    )
+    shared = (self.groups, self.dropout, self.dtype, self.wiring)
+    block = functools.partial(ResnetBlock, self.width, *shared)
     for i in range(self.blocks):
       x = block(name=f"block_{i}")(x, train)
       if self.attention:
@@ -131,20 +173,21 @@ class Stage(nn.Module):
 
 
 class Mid(nn.Module):
-  """The bottleneck, always with attention: [b h w c] -> [b h w c]."""
+  """The bottleneck: [b h w c] -> [b h w c]."""
 
   groups: int
   dropout: float
   dtype: Any
+  wiring: Wiring
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """Residual block, attention, residual block."""
-    block = functools.partial(
-      ResnetBlock, x.shape[-1], self.groups, self.dropout, self.dtype
-    )
+    """Residual block, attention if the wiring has it, residual block."""
+    shared = (self.groups, self.dropout, self.dtype, self.wiring)
+    block = functools.partial(ResnetBlock, x.shape[-1], *shared)
     x = block(name="block_1")(x, train)
-    x = AttnBlock(self.groups, self.dtype, name="attn_1")(x)
+    if self.wiring.attention:
+      x = AttnBlock(self.groups, self.dtype, name="attn_1")(x)
     return block(name="block_2")(x, train)
 
 
@@ -160,6 +203,7 @@ class Half(nn.Module):
     groups: groups of every GroupNorm.
     dropout: dropout rate inside the residual blocks.
     dtype: what is computed in; parameters are float32.
+    wiring: which published network it is.
   """
 
   widths: tuple[int, ...]
@@ -170,10 +214,11 @@ class Half(nn.Module):
   groups: int
   dropout: float
   dtype: Any
+  wiring: Wiring = WIRINGS["vqgan"]
 
   def stage(self, i: int, resample: type[nn.Module] | None, name: str) -> Stage:
     """Level i, 0 being the finest."""
-    shared = (self.groups, self.dropout, self.dtype)
+    shared = (self.groups, self.dropout, self.dtype, self.wiring)
     return Stage(
       self.widths[i],
       self.blocks,
@@ -185,13 +230,13 @@ class Half(nn.Module):
 
   def mid(self) -> Mid:
     """The bottleneck."""
-    return Mid(self.groups, self.dropout, self.dtype, name="mid")
+    shared = (self.groups, self.dropout, self.dtype, self.wiring)
+    return Mid(*shared, name="mid")
 
-  def head(self, x: Array) -> tuple[Array, Array]:
-    """[b h w c] -> what the last convolution reads, and [b h w features]."""
+  def tail(self, x: Array) -> Array:
+    """What the last convolution reads: [b h w c] -> [b h w c]."""
     x = _norm(x, self.groups, self.dtype, "norm_out")
-    x = nn.swish(x) if self.final_swish else x
-    return x, _conv(self.features, self.dtype, "conv_out")(x)
+    return nn.swish(x) if self.final_swish else x
 
 
 class Encoder(Half):
@@ -200,12 +245,16 @@ class Encoder(Half):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """All levels but the last halve the size."""
-    last = len(self.widths) - 1
-    x = _conv(self.widths[0], self.dtype, "conv_in")(x)
+    last, wiring = len(self.widths) - 1, self.wiring
+    half = Pool if wiring.pool else Downsample
+    conv_in = _conv(self.widths[0], self.dtype, "conv_in", use_bias=wiring.bias)
+    x = conv_in(x)
     for i in range(last + 1):
-      resample = Downsample if i < last else None
-      x = self.stage(i, resample, "down")(x, train)
-    return self.head(self.mid()(x, train))[1]
+      x = self.stage(i, half if i < last else None, "down")(x, train)
+    x = self.tail(self.mid()(x, train))
+    if wiring.point:
+      return nn.Dense(self.features, dtype=self.dtype, name="conv_out")(x)
+    return _conv(self.features, self.dtype, "conv_out")(x)
 
 
 class LogSigma(nn.Module):
@@ -247,7 +296,8 @@ class Decoder(Half):
     x = self.mid()(x, train)
     for i in reversed(range(len(self.widths))):
       x = self.stage(i, Upsample if i else None, "up")(x, train)
-    x, outputs = self.head(x)
+    x = self.tail(x)
+    outputs = _conv(self.features, self.dtype, "conv_out")(x)
     if not self.logsigma:
       return outputs, None
     return outputs, LogSigma(self.features, self.dtype, name="logsigma")(x)

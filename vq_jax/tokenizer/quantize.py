@@ -10,10 +10,19 @@ import numpy as np
 from vq_jax.types import Array, Key
 
 
-def nearest(latents: Array, codebook: Array) -> Array:
-  """argmin_k ||z - e_k||^2, the first of equals (arXiv:1711.00937, eq. 1).
+def distances(latents: Array, codebook: Array) -> Array:
+  """||z - e_k||^2 - ||z||^2: latents [.. d], codes [K d] -> [.. K], float32.
 
   ||z||^2 is the same for all codes and is left out: it would only eat digits.
+  """
+  z, e = latents.astype(jnp.float32), codebook.astype(jnp.float32)
+  # Lower precision, the default of accelerators, flips close calls.
+  dots = jnp.einsum("...d,kd->...k", z, e, precision=jax.lax.Precision.HIGHEST)
+  return jnp.sum(jnp.square(e), axis=-1) - 2.0 * dots
+
+
+def nearest(latents: Array, codebook: Array) -> Array:
+  """argmin_k ||z - e_k||^2, the first of equals (arXiv:1711.00937, eq. 1).
 
   Args:
     latents: z [.. d].
@@ -22,11 +31,8 @@ def nearest(latents: Array, codebook: Array) -> Array:
   Returns:
     ids [..], int32.
   """
-  z, e = latents.astype(jnp.float32), codebook.astype(jnp.float32)
-  # Lower precision, the default of accelerators, flips close calls.
-  dots = jnp.einsum("...d,kd->...k", z, e, precision=jax.lax.Precision.HIGHEST)
-  distances = jnp.sum(jnp.square(e), axis=-1) - 2.0 * dots
-  return jnp.argmin(distances, axis=-1).astype(jnp.int32)
+  found = distances(latents, codebook)
+  return jnp.argmin(found, axis=-1).astype(jnp.int32)
 
 
 def lookup(ids: Array, codebook: Array) -> Array:
@@ -80,6 +86,30 @@ def vq_loss(
   pull = jnp.mean(jnp.square(jax.lax.stop_gradient(z) - quantized))
   commit = jnp.mean(jnp.square(z - jax.lax.stop_gradient(quantized)))
   return codebook_weight * pull + commitment * commit
+
+
+def entropy_gap(latents: Array, codebook: Array, temperature: float) -> Array:
+  """How unsure a latent is of its code, less how evenly codes are used.
+
+  H(p(k | z)) in the mean over latents, less H of the mean p(k | z), where p is
+  softmax(-||z - e_k||^2 / temperature): minus their mutual information, in nats
+  (arXiv:2202.04200, released code).
+
+  Args:
+    latents: [.. d].
+    codebook: [K d].
+    temperature: positive.
+
+  Returns:
+    A float32 scalar, -ln K at the least.
+  """
+  scores = -distances(latents, codebook) / temperature
+  log_p = jax.nn.log_softmax(scores.reshape(-1, scores.shape[-1]))
+  p = jnp.exp(log_p)
+  sure = -jnp.mean(jnp.sum(p * log_p, -1))
+  # The slope of x log x is infinite at 0, where a probability underflows.
+  mean = jnp.mean(p, 0)
+  return sure + jnp.sum(mean * jnp.log(mean + 1e-20))
 
 
 def histogram(ids: Array, vocab_size: int) -> Array:
@@ -193,12 +223,16 @@ class Nearest(nn.Module):
     code_dim: d.
     commitment: of `vq_loss`.
     codebook_weight: of `vq_loss`.
+    entropy: weight of `entropy_gap`; 0 leaves it out.
+    entropy_temperature: its temperature.
   """
 
   vocab_size: int
   code_dim: int
   commitment: float = 0.25
   codebook_weight: float = 1.0
+  entropy: float = 0.0
+  entropy_temperature: float = 0.01
 
   def setup(self) -> None:
     """The codebook stays float32 whatever the network computes in."""
@@ -216,17 +250,17 @@ class Nearest(nn.Module):
     del train, temperature
     ids = nearest(latents, self.codebook)
     quantized = lookup(ids, self.codebook)
-    return Quantized(
-      through=straight_through(latents, quantized),
-      quantized=quantized,
-      ids=ids,
-      loss=vq_loss(
-        latents,
-        quantized,
-        commitment=self.commitment,
-        codebook_weight=self.codebook_weight,
-      ),
+    loss = vq_loss(
+      latents,
+      quantized,
+      commitment=self.commitment,
+      codebook_weight=self.codebook_weight,
     )
+    if self.entropy:
+      gap = entropy_gap(latents, self.codebook, self.entropy_temperature)
+      loss += self.entropy * gap
+    through = straight_through(latents, quantized)
+    return Quantized(through, quantized, ids, loss)
 
   def lookup(self, ids: Array) -> Array:
     """Ids [..] -> codes [.. d], float32; NaN for an id >= K."""

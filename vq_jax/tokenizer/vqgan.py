@@ -1,7 +1,7 @@
 """VQGAN: a convolutional autoencoder with a codebook in the middle.
 
-Esser et al. 2021, arXiv:2012.09841, as in the released models. Four fields
-give the variant of arXiv:2111.12701: see `Tokenizer`.
+Esser et al. 2021, arXiv:2012.09841, as in the released models. Some fields
+give the variants of arXiv:2111.12701 and arXiv:2202.04200: see `Tokenizer`.
 """
 
 import functools
@@ -15,7 +15,7 @@ from flax.core import FrozenDict
 
 from vq_jax import plugins
 from vq_jax.tokenizer import _ema, _gumbel, fsq, lfq, quantize
-from vq_jax.tokenizer._autoencoder import Decoder, Encoder, Half
+from vq_jax.tokenizer._autoencoder import WIRINGS, Decoder, Encoder, Half
 from vq_jax.types import Array
 
 # (vocab_size, code_dim, **options) -> a module with the contract of
@@ -75,7 +75,8 @@ class Tokenizer(nn.Module):
   so `init` is cheapest with one image of `factor` pixels a side.
 
   The models of arXiv:2111.12701 have projections=False, final_swish=False,
-  decoder_extra=0, unit_range=True.
+  decoder_extra=0, unit_range=True; those of arXiv:2202.04200 projections=False,
+  decoder_extra=0, unit_range=True, wiring="maskgit", attention=().
 
   Attributes:
     image_size: training resolution, in pixels a side.
@@ -95,6 +96,7 @@ class Tokenizer(nn.Module):
     final_swish: a swish before the last convolution of encoder and decoder.
     decoder_extra: residual blocks a decoder level has more than an encoder's.
     unit_range: the network works on [0, 1]; in and out stay [-1, 1].
+    wiring: a name in `_autoencoder.WIRINGS`.
     quantizer: "nearest"; "ema", whose codebook follows the latents without a
       gradient; "fsq" or "lfq", which have no codebook; "gumbel" or
       "gumbel_soft", which see one code or a mixture of codes in training. The
@@ -125,6 +127,7 @@ class Tokenizer(nn.Module):
   final_swish: bool = True
   decoder_extra: int = 1
   unit_range: bool = False
+  wiring: str = "vqgan"
   quantizer: str = "nearest"
   quantizer_options: Mapping[str, Any] = FrozenDict()
   kept_codes: int = 0
@@ -138,6 +141,9 @@ class Tokenizer(nn.Module):
         f"Without projections latent_dim = {self.latent_dim} must equal"
         f" code_dim = {self.code_dim}."
       )
+    if self.wiring not in WIRINGS:
+      what = "There is no wiring"
+      raise ValueError(plugins.unknown(self.wiring, WIRINGS, what))
     if not 0 <= self.kept_codes <= self.vocab_size:
       raise ValueError(f"kept_codes is not in 0..{self.vocab_size}.")
     self.encoder = self._half(Encoder, self.blocks, self.latent_dim)
@@ -172,6 +178,7 @@ class Tokenizer(nn.Module):
       groups=self.groups,
       dropout=self.dropout,
       dtype=self.dtype,
+      wiring=WIRINGS[self.wiring],
       **fields,
     )
 
