@@ -25,10 +25,21 @@ SAMPLERS = [
 ]
 
 
+def needed(name, shape):
+  """Options that a sampler cannot do without."""
+  return {"halton": {"canvas": (1, shape[1])}}.get(name, {})
+
+
+def bound(what, name, model, prior, shape, **options):
+  """key -> what the sampler draws."""
+  function = getattr(plugins.resolve("samplers", name), what)
+  options |= needed(name, shape)
+  return lambda key: function(key, model, prior, shape, **options)
+
+
 def call(what, name, key, *args, **options):
   """Compiled: one by one the operations would each be compiled."""
-  function = getattr(plugins.resolve("samplers", name), what)
-  return jax.jit(lambda key: function(key, *args, **options))(key)
+  return jax.jit(bound(what, name, *args, **options))(key)
 
 
 draw = functools.partial(call, "sample")
@@ -66,9 +77,8 @@ def test_oracle_is_recovered(name, steps, key):
 def test_no_mask_is_left_and_jit_changes_nothing(name, key):
   model = Model(lambda z, t: jnp.full((*z.shape, K), -math.log(K)))
 
-  sample = plugins.resolve("samplers", name).sample
   args = (model, absorbing.Prior(K), (64, 16))
-  ids = sample(key, *args, steps=5)
+  ids = bound("sample", name, *args, steps=5)(key)
   assert ids.shape == (64, 16) and ((ids >= 0) & (ids < K)).all()
   np.testing.assert_array_equal(ids, draw(name, key, *args, steps=5))
 

@@ -5,6 +5,7 @@ sections into the modules they name.
 """
 
 import functools
+import inspect
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,8 +33,20 @@ def build_prior(section: Section) -> Any:
   return plugins.build("priors", "Prior", section, "config.prior")
 
 
-def build_sampler(section: Section, prior: Any, what: str = "sample") -> Draw:
+def build_sampler(
+  section: Section,
+  prior: Any,
+  what: str = "sample",
+  *,
+  canvas: Sequence[int] = (),
+) -> Draw:
   """config.sampler -> its `sample`, with the options bound.
+
+  Args:
+    section: config.sampler.
+    prior: whose chain is run.
+    what: a function of the sampler's module.
+    canvas: (H, W) in tokens of what is drawn, for samplers that ask.
 
   Raises:
     ValueError: the prior lacks a method that the sampler needs, or an option is
@@ -49,8 +62,10 @@ def build_sampler(section: Section, prior: Any, what: str = "sample") -> Draw:
       f" {type(prior).__module__} has none."
     )
   draw = getattr(module, what)
-  given = ("key", "model", "prior", "shape", "known")
+  given = ("key", "model", "prior", "shape", "known", "canvas")
   plugins.check(draw, options, "config.sampler", given)
+  if canvas and "canvas" in inspect.signature(draw).parameters:
+    options["canvas"] = tuple(canvas)
   return functools.partial(draw, **options)
 
 

@@ -110,7 +110,8 @@ def step(config: Config, prior: Any, shape: tuple[int, int]) -> float:
     # How many tokens a call reveals does not change its cost.
     section.pop("schedule", None)
     dim = config["net"].get("code_dim", 0)
-    draw = pipeline.build_sampler(section, prior)
+    canvas = config["net"]["grid"]
+    draw = pipeline.build_sampler(section, prior, canvas=canvas)
 
     @jax.jit
     def call(key: Array, table: Array) -> Array:

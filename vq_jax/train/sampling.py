@@ -28,7 +28,9 @@ def make_generator(
   gives [b steps + 1 n]. `guidance` [b] replaces that of the config; `known` [n]
   holds ids that must not change, with K where all is free.
   """
-  draw = pipeline.build_sampler(levels.sampler(config), prior, what)
+  draw = pipeline.build_sampler(
+    levels.sampler(config), prior, what, canvas=canvas(config, system)
+  )
   section = dict(config["sample"])
   key = jax.random.key(section.pop("seed"))
   fixed = section.pop("guidance", 0.0)
