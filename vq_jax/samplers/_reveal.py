@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vq_jax import schedules
 from vq_jax.ops import masking
 from vq_jax.samplers._run import Run
 from vq_jax.steps import Schedule, shares
@@ -109,6 +110,35 @@ def clock(prior: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
       f" {type(prior).__module__} masks {masked[-1]:.0%} of them at t = 1."
     )
   return grid, masked
+
+
+def chain(
+  prior: Any, steps: int, sampler: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """The grid 1 = t_0 > ... > t_steps = 0, and the masked share at each.
+
+  Args:
+    prior: of a chain that masks, and does nothing else.
+    steps: of the grid.
+    sampler: who needs that.
+
+  Returns:
+    Times and probabilities, falling from 1 to 0, both [steps + 1].
+
+  Raises:
+    ValueError: the chain is another, or steps < 1.
+  """
+  # The refusal needs numbers, also while `sample` is traced.
+  with jax.ensure_compile_time_eval():
+    times = schedules.uniform_grid(steps)
+    kernel = jax.tree.map(np.asarray, prior.kernel(times))
+  if kernel.mask[0] < 1 or np.any(kernel.uniform > 0):
+    raise ValueError(
+      f"The sampler {sampler!r} needs a chain that masks every token and"
+      f" replaces none; the schedule of {type(prior).__module__} is another:"
+      " take 'ancestral'."
+    )
+  return np.asarray(times), kernel.mask
 
 
 def time_of(fraction: Array, grid: Array, masked: Array) -> Array:
