@@ -45,12 +45,11 @@ class Net:
 
 def generator(sampler, prior, known=None, net=None):
   """(key, image numbers [b]) -> ids [b n]."""
-  rng = np.random.default_rng(0)
-  embedded = getattr(prior, "embedded", False)
-  rows = matrix.DIM if embedded else K + 1
-  params = {"w": jnp.asarray(rng.normal(size=(rows, K)), jnp.float32)}
-  if embedded:
-    params["codes"] = jnp.asarray(rng.normal(size=(K + 1, rows)), jnp.float32)
+  w = np.random.default_rng(0).normal(size=(K + 1, K))
+  params = {"w": jnp.asarray(w, jnp.float32)}
+  if getattr(prior, "embedded", False):  # Codes on the circle, that say so.
+    codes = jnp.array([[1.0, 0], [0, 1], [-1, 0], [0, -1], [0, 0]])
+    params = {"w": 4.0 * codes[:-1].T, "codes": codes}
   draw = pipeline.build_sampler(matrix.options(sampler), prior, canvas=GRID)
   return functools.partial(
     pipeline.generate,

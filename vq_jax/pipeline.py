@@ -256,6 +256,7 @@ def generate(
   guidance: float | Array = 0.0,
   canvas: Sequence[int] = (),
   known: Array | None = None,
+  judge: Callable[..., Any] | None = None,
   **transforms: Any,
 ) -> Array:
   """Draws image `indices[i]` of the run that `key` stands for.
@@ -274,6 +275,7 @@ def generate(
     guidance: one scale, or one for each image [b].
     canvas: (H, W) in tokens, n = H * W; empty is the training grid.
     known: ids [n] that all images share, with K where they are free.
+    judge: request -> the critic of a sampler that asks one.
     **transforms: of `adapt`.
 
   Returns:
@@ -290,7 +292,8 @@ def generate(
     scale = guidance if scale is None else scale
     model = adapt(system, params, request, guidance=scale, **transforms)
     own = jax.random.fold_in(key, index)
-    return draw(own, model, prior, (1, n), known=known)
+    critic = {"critic": judge(request)} if judge else {}
+    return draw(own, model, prior, (1, n), known=known, **critic)
 
   ids = jax.vmap(one)(indices, dict(requests), each)  # [b .. 1 n]
   return jnp.squeeze(ids, -2)

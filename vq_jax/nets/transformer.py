@@ -94,6 +94,7 @@ class Net(nn.Module):
     pooled_text: AdaLN hears the mean of the text as well, which no published
       system here has: a small net then learns sooner to follow captions.
     head_bias: the last layer has a bias.
+    outputs: numbers per token of the last layer; 0 is K. A critic has 1.
     dropout: rate on the embedding and on what joins the residual stream.
     attention_dropout: rate on attention weights.
     remat: recompute blocks in the backward pass instead of storing them, in a
@@ -121,6 +122,7 @@ class Net(nn.Module):
   text_dim: int = 0
   pooled_text: bool = False
   head_bias: bool = True
+  outputs: int = 0
   dropout: float = 0.0
   attention_dropout: float = 0.0
   remat: bool = True
@@ -197,8 +199,9 @@ class Net(nn.Module):
     x = self._blocks(x, self._signal(t, cond), cond, train, index)
     x = _block.layer_norm(name="norm")(x)
     # Quiet: training starts from the uniform distribution.
+    outputs = self.outputs or self.vocab_size
     head = _block.Dense(
-      self.vocab_size, self.head_bias, kernel_init=_block.NORMAL, name="head"
+      outputs, self.head_bias, kernel_init=_block.NORMAL, name="head"
     )
     return head(x)
 

@@ -49,7 +49,7 @@ def stage(config: Config) -> Any:
   module = plugins.resolve("train", config["stage"])
   if not hasattr(module, "make_task"):
     raise ValueError(
-      "config.stage is 'vqgan', 'likelihood' or 'prior', not"
+      "config.stage is 'vqgan', 'likelihood', 'prior' or 'critic', not"
       f" {config['stage']!r}."
     )
   return module
