@@ -37,9 +37,8 @@ def test_images_are_filled_where_they_were_masked(key):
   assert not wrong.any()
 
 
-def save_run(workdir, config, task, state):
+def save_run(workdir, config, state):
   """A run directory with one checkpoint."""
-  del task
   checkpoint.claim(workdir, config)
   store = checkpoint.Store(workdir, config, **config["keep"])
   store.save(1, state._replace(step=jnp.int32(1)))
@@ -48,7 +47,7 @@ def save_run(workdir, config, task, state):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-  """A prior that knows nothing, of pictures that are all the same, and its
+  """A prior that knows nothing, of pictures that are one code all over, and its
   critic after 100 updates."""
   place = tmp_path_factory.mktemp("critic")
   path = place / "tokens"
@@ -56,19 +55,19 @@ def runs(tmp_path_factory):
   task, config = prior_task(path)
   n = math.prod(config["net"]["grid"])
   k = config["net"]["vocab_size"]
-  rows = [{"ids": np.arange(n) * 7 % k, "label": i % 3} for i in range(16)]
+  rows = [{"ids": np.full(n, 3), "label": i % 3} for i in range(16)]
   manifest = tokens.read_manifest(str(path))
   for split in ("train", "validation"):
     batches = _loader.padded(rows, ["ids", "label"], 8)
     manifest["splits"][split] = tokens.write(str(path), split, batches, k)
   weights.write_json(path / tokens.MANIFEST, manifest)
   key = jax.random.key(0)
-  save_run(place / "prior", config, task, jax.jit(task.init)(key))
+  save_run(place / "prior", config, jax.jit(task.init)(key))
 
   judged = json.loads(emoji32_critic.get_config("smoke").to_json())
   judged["data"]["path"] = str(path)
   judged["generator"] = str(place / "prior")
-  judged["optimizer"] |= {"lr": 0.02, "warmup_steps": 0, "decay": "constant"}
+  judged["optimizer"] |= {"lr": 0.02, "warmup_steps": 1, "decay": "constant"}
   judged["ema"]["decay"] = 0.9
   task = critic.make_task(judged)
   state = jax.jit(task.init)(key)
@@ -78,7 +77,7 @@ def runs(tmp_path_factory):
   for i in range(100):
     state, metrics = update(state, batch, jax.random.fold_in(key, i))
   after = task.evaluate(state)
-  save_run(place / "critic", judged, task, state)
+  save_run(place / "critic", judged, state)
   return place, config, judged, before, after, metrics
 
 
