@@ -23,6 +23,7 @@ from vq_jax.train import (
   sampling,
   vqgan,
 )
+from vq_jax.train import critic as critic_stage
 from vq_jax.train import prior as prior_stage
 
 ROOT = pathlib.Path(__file__).parents[1] / "configs"
@@ -110,8 +111,16 @@ def check_given(config):
   assert tokenizer.given and tokenizer.length == config["data"]["length"]
 
 
+def check_critic(config):
+  critic_stage.check_net(build_system(config).net)
+  assert config["generator"] == "runs/emoji32/prior"
+  prior = resolved("emoji32_absorbing")
+  assert prior["data"] == config["data"]
+
+
 CHECKS = {
   "given": check_given,
+  "critic": check_critic,
   "vqgan": check_vqgan,
   "likelihood": check_vqgan,
   "prior": check_prior,

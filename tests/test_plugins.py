@@ -19,6 +19,7 @@ LAYERS = {
   "report": 6,
   "train": 5,
   "evaluate": 4,
+  "matrix": 4,
   "pipeline": 3,
   "system": 2.5,
   "convert": 3,

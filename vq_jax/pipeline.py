@@ -5,6 +5,7 @@ sections into the modules they name.
 """
 
 import functools
+import inspect
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,8 +33,20 @@ def build_prior(section: Section) -> Any:
   return plugins.build("priors", "Prior", section, "config.prior")
 
 
-def build_sampler(section: Section, prior: Any, what: str = "sample") -> Draw:
+def build_sampler(
+  section: Section,
+  prior: Any,
+  what: str = "sample",
+  *,
+  canvas: Sequence[int] = (),
+) -> Draw:
   """config.sampler -> its `sample`, with the options bound.
+
+  Args:
+    section: config.sampler.
+    prior: whose chain is run.
+    what: a function of the sampler's module.
+    canvas: (H, W) in tokens of what is drawn, for samplers that ask.
 
   Raises:
     ValueError: the prior lacks a method that the sampler needs, or an option is
@@ -49,8 +62,10 @@ def build_sampler(section: Section, prior: Any, what: str = "sample") -> Draw:
       f" {type(prior).__module__} has none."
     )
   draw = getattr(module, what)
-  given = ("key", "model", "prior", "shape", "known")
+  given = ("key", "model", "prior", "shape", "known", "canvas")
   plugins.check(draw, options, "config.sampler", given)
+  if canvas and "canvas" in inspect.signature(draw).parameters:
+    options["canvas"] = tuple(canvas)
   return functools.partial(draw, **options)
 
 
@@ -241,6 +256,7 @@ def generate(
   guidance: float | Array = 0.0,
   canvas: Sequence[int] = (),
   known: Array | None = None,
+  judge: Callable[..., Any] | None = None,
   **transforms: Any,
 ) -> Array:
   """Draws image `indices[i]` of the run that `key` stands for.
@@ -259,6 +275,7 @@ def generate(
     guidance: one scale, or one for each image [b].
     canvas: (H, W) in tokens, n = H * W; empty is the training grid.
     known: ids [n] that all images share, with K where they are free.
+    judge: request -> the critic of a sampler that asks one.
     **transforms: of `adapt`.
 
   Returns:
@@ -275,7 +292,8 @@ def generate(
     scale = guidance if scale is None else scale
     model = adapt(system, params, request, guidance=scale, **transforms)
     own = jax.random.fold_in(key, index)
-    return draw(own, model, prior, (1, n), known=known)
+    critic = {"critic": judge(request)} if judge else {}
+    return draw(own, model, prior, (1, n), known=known, **critic)
 
   ids = jax.vmap(one)(indices, dict(requests), each)  # [b .. 1 n]
   return jnp.squeeze(ids, -2)

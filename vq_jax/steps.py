@@ -1,10 +1,12 @@
 """How many tokens each network call reveals: schedules of mask counts.
 
 A schedule says which share of the masks is left after each call, [steps],
-falling to 0; tables are made on the host, in float64.
+falling to 0; tables are made on the host, in float64. `shares` are those of
+samplers that reveal for good, `masks_left` those of MaskGIT.
 """
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -68,6 +70,10 @@ def shares(schedule: Schedule, n: int, steps: int) -> Array:
     if schedule not in NAMED:
       raise ValueError(plugins.unknown(schedule, NAMED, "There is no schedule"))
     return NAMED[schedule](n, steps)
+  return jnp.asarray(_counted(schedule, steps), jnp.float32)
+
+
+def _counted(schedule: Sequence[int], steps: int) -> np.ndarray:
   counts = np.asarray(schedule, np.float64)
   if counts.shape != (steps,) or counts.min() < 0 or not counts.sum():
     raise ValueError(
@@ -75,7 +81,80 @@ def shares(schedule: Schedule, n: int, steps: int) -> Array:
       f" {schedule}."
     )
   revealed = np.cumsum(counts)
-  return jnp.asarray((revealed[-1] - revealed) / revealed[-1], jnp.float32)
+  return (revealed[-1] - revealed) / revealed[-1]
+
+
+# (share of calls done in (0, 1], masks at the start) -> share of masks left.
+RATES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+  "arccos": lambda ratio, n: np.arccos(ratio) / (0.5 * np.pi),
+  "cosine": lambda ratio, n: np.cos(0.5 * np.pi * ratio),
+  "exp": lambda ratio, n: 1.0 - n ** (ratio - 1.0),
+  "log": lambda ratio, n: -np.log(ratio) / np.log(n),
+  "optimal": _unmeasured,
+  "uniform": lambda ratio, n: 1.0 - ratio,
+}
+
+
+def rate(name: str, ratio: np.ndarray, n: np.ndarray) -> np.ndarray:
+  """MaskGIT's gamma (arXiv:2202.04200, section 3.3, as released).
+
+  Args:
+    name: in `RATES`, or "pow" and an exponent e, as in "pow2", for 1 - r^e.
+    ratio: r, the share of calls that are done, in (0, 1].
+    n: masks at the start, which "exp" and "log" depend on.
+
+  Returns:
+    The share of them that is left, in [1e-6, 1], float64.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  power = re.fullmatch(r"pow(\d+(?:\.\d+)?)", name)
+  if not power and name not in RATES:
+    legal = [*RATES, "pow2"]
+    raise ValueError(plugins.unknown(name, legal, "There is no schedule"))
+  if power:
+    left = 1.0 - ratio ** float(power[1])
+  else:  # One mask leaves nothing to schedule, and has no logarithm.
+    left = RATES[name](ratio, np.maximum(n, 2))
+  return np.clip(left, 1e-6, 1.0)
+
+
+def masks_left(
+  schedule: Schedule,
+  n: int,
+  steps: int,
+  rounded: Callable[[np.ndarray], np.ndarray] = np.floor,
+) -> np.ndarray:
+  """How many masks each call leaves, by how many there were.
+
+  m masks become m gamma(i / steps), rounded, yet one fewer by each call as long
+  as there are two (arXiv:2202.04200, section 3.2, as released). What is an
+  integer in exact arithmetic is one here; released code leaves that to float32.
+
+  Args:
+    schedule: a name of `rate`, or counts as for `shares`.
+    n: tokens of an image.
+    steps: network calls.
+    rounded: np.floor, or np.ceil to round what is revealed.
+
+  Returns:
+    int32 [n + 1, steps]; row m is that of images with m masks, and ends in 0.
+
+  Raises:
+    ValueError: steps < 1, an unknown name, or counts that are none.
+  """
+  schedules.check_steps(steps)
+  masks = np.arange(n + 1)[:, None]
+  if not isinstance(schedule, str):
+    return np.round(masks * _counted(schedule, steps)).astype(np.int32)
+  calls = np.arange(steps + 1)
+  left = masks * rate(schedule, calls[1:] / steps, masks)
+  left = np.concatenate([masks, rounded(np.round(left, 9))], 1)
+  left = np.minimum.accumulate(left + calls, 1) - calls
+  left = np.minimum(np.maximum(left[:, 1:], 1), masks)
+  left[:, -1] = 0
+  return left.astype(np.int32)
 
 
 def optimal(losses: Sequence[float], steps: int) -> tuple[int, ...]:

@@ -91,6 +91,12 @@ def corrupt(key: Key, kernel: Kernel, x: Array, num_codes: int) -> Array:
   return jnp.where(u < k.mask, num_codes, moved)
 
 
+def forward(key: Key, step: Kernel, z: Array, num_codes: int) -> Array:
+  """z_t ~ q(z_t | z_s), z: ids [b n] in 0..K, for a step from `between`."""
+  moved = corrupt(key, step, z, num_codes)
+  return jnp.where(z == num_codes, z, moved)
+
+
 def posterior(s: Kernel, t: Kernel, log_probs: Array, z: Array) -> Array:
   """log p(z_s | z_t) = log sum_x q(z_s | z_t, x) p(x | z_t), for any s < t.
 

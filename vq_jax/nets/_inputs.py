@@ -61,8 +61,8 @@ def check_fields(net: Any) -> None:
       "label_token needs labels, learnt positions, and a net that is neither"
       " causal nor of convolutions."
     )
-  if net.tied_head and net.code_dim:
-    raise ValueError("tied_head needs ids, so code_dim = 0.")
+  if net.tied_head and (net.code_dim or net.outputs):
+    raise ValueError("tied_head needs ids, so code_dim = 0 and outputs = 0.")
   if net.position_grid and net.position != "row_column":
     raise ValueError("position_grid needs position='row_column'.")
   places = math.prod(net.position_grid or net.grid)

@@ -70,6 +70,7 @@ class Net(nn.Module):
     tied_head: logits are products with the embeddings of tokens: see
       `_ends.TiedHead`.
     head_bias: the last layer has a bias; a tied one always has.
+    outputs: numbers per token of the last layer; 0 is K. A critic has 1.
     dropout: rate on the embedding and on what joins the residual stream.
     attention_dropout: rate on attention weights.
     remat: recompute blocks in the backward pass instead of storing them, in a
@@ -101,6 +102,7 @@ class Net(nn.Module):
   norm_epsilon: float = 1e-5
   tied_head: bool = False
   head_bias: bool = True
+  outputs: int = 0
   dropout: float = 0.0
   attention_dropout: float = 0.0
   remat: bool = True
@@ -212,8 +214,9 @@ class Net(nn.Module):
       )
       return head(x.astype(jnp.float32), tokens)
     # Quiet: training starts from the uniform distribution.
+    outputs = self.outputs or self.vocab_size
     head = _block.Dense(
-      self.vocab_size, self.head_bias, kernel_init=_block.NORMAL, name="head"
+      outputs, self.head_bias, kernel_init=_block.NORMAL, name="head"
     )
     return head(x.astype(jnp.float32))
 

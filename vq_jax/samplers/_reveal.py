@@ -1,4 +1,4 @@
-"""Reveals a scheduled number of tokens at each call; none is ever revised."""
+"""From masks to ids by counts: what all that reveal on schedule share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vq_jax import schedules
 from vq_jax.ops import masking
 from vq_jax.samplers._run import Run
 from vq_jax.steps import Schedule, shares
@@ -17,6 +18,8 @@ NEEDS = ("kernel", "vocab_size", "time_steps")
 # log p(x | z) [b n K] -> log-weights of the positions [b n], and the log p that
 # tokens are drawn from [b n K].
 Rule = Callable[[Array], tuple[Array, Array]]
+# (key, z [b n], log p(x | z) [b n K], inputs of the step) -> z [b n].
+Change = Callable[[Key, Array, Array, Any], Array]
 
 
 def walk(
@@ -36,25 +39,47 @@ def walk(
   with "uniform" each call reveals m / steps tokens, rounded up or down.
   Arguments as for `sample`, and the rule of each call.
   """
-  n = shape[1]
-  share = shares(schedule, n, steps)
-  grid, masked = clock(prior, n)
+  share = shares(schedule, shape[1], steps)
+  start = masks(prior, shape, known)
+  total = jnp.sum(start == prior.vocab_size, 1)
+  left = jnp.round(share[:, None] * total).astype(jnp.int32)  # [steps b]
 
-  def step(z: Array, inputs: tuple[Key, Array]):
-    key, left = inputs
+  def change(key: Key, z: Array, log_probs: Array, left: Array) -> Array:
     key_where, key_what = jax.random.split(key)
     hidden = jnp.sum(z == prior.vocab_size, 1)
-    log_probs = model.denoise(z, time_of(hidden / n, grid, masked))
     log_weights, log_probs = rule(log_probs)
     where = jax.random.gumbel(key_where, shape)
     what = jax.random.gumbel(key_what, log_probs.shape)
-    z = reveal(z, log_weights, log_probs, hidden - left, where, what)
+    return reveal(z, log_weights, log_probs, hidden - left, where, what)
+
+  return descend(key, model, prior, start, change, left)
+
+
+def descend(
+  key: Key, model: Model, prior: Any, start: Array, change: Change, inputs: Any
+) -> Run:
+  """A network call for each step, told the time of the masks that it sees.
+
+  Args:
+    key: one key for the whole batch.
+    model: called once a step.
+    prior: has what is in `NEEDS`, and ends in masks.
+    start: ids [b n] in 0..K.
+    change: what a step does with what the network says.
+    inputs: of the steps, a tree of arrays [steps ..].
+  """
+  n = start.shape[1]
+  grid, masked = clock(prior, n)
+
+  def step(z: Array, inputs: tuple[Key, Any]):
+    key, now = inputs
+    hidden = jnp.sum(z == prior.vocab_size, 1)
+    log_probs = model.denoise(z, time_of(hidden / n, grid, masked))
+    z = change(key, z, log_probs, now)
     return z, z
 
-  start = masks(prior, shape, known)
-  total = jnp.sum(start == prior.vocab_size, 1)
-  left = jnp.round(share[:, None] * total)  # [steps b]
-  inputs = (jax.random.split(key, steps), left.astype(jnp.int32))
+  steps = len(jax.tree.leaves(inputs)[0])
+  inputs = (jax.random.split(key, steps), inputs)
   z, states = jax.lax.scan(step, start, inputs)
   return Run(z, jnp.concatenate([start[None], states]))
 
@@ -85,6 +110,35 @@ def clock(prior: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
       f" {type(prior).__module__} masks {masked[-1]:.0%} of them at t = 1."
     )
   return grid, masked
+
+
+def chain(
+  prior: Any, steps: int, sampler: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """The grid 1 = t_0 > ... > t_steps = 0, and the masked share at each.
+
+  Args:
+    prior: of a chain that masks, and does nothing else.
+    steps: of the grid.
+    sampler: who needs that.
+
+  Returns:
+    Times and probabilities, falling from 1 to 0, both [steps + 1].
+
+  Raises:
+    ValueError: the chain is another, or steps < 1.
+  """
+  # The refusal needs numbers, also while `sample` is traced.
+  with jax.ensure_compile_time_eval():
+    times = schedules.uniform_grid(steps)
+    kernel = jax.tree.map(np.asarray, prior.kernel(times))
+  if kernel.mask[0] < 1 or np.any(kernel.uniform > 0):
+    raise ValueError(
+      f"The sampler {sampler!r} needs a chain that masks every token and"
+      f" replaces none; the schedule of {type(prior).__module__} is another:"
+      " take 'ancestral'."
+    )
+  return np.asarray(times), kernel.mask
 
 
 def time_of(fraction: Array, grid: Array, masked: Array) -> Array:

@@ -4,9 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from vq_jax import schedules
 from vq_jax.samplers import _reveal, fewer_tokens
 from vq_jax.samplers._run import only
 from vq_jax.steps import Schedule
@@ -71,12 +69,12 @@ def run(
       key, model, prior, shape, steps=steps, known=known, schedule=schedule
     )
     return Run(*found, jnp.full(shape[:1], steps))
-  times, shown = chain(prior, steps)
+  times, masked = _reveal.chain(prior, steps, "events")
   mask = prior.vocab_size
   start = _reveal.masks(prior, shape, known)
   key_when, key_what = jax.random.split(key)
   u = jax.random.uniform(key_when, shape)
-  when = jnp.searchsorted(jnp.asarray(shown), u, side="right")
+  when = jnp.searchsorted(1.0 - masked[1:], u, side="right")
   when = jnp.where(start == mask, when, -1)  # [b n] in 0..steps-1.
   # Each token is drawn once, and so its noise may be too.
   noise = jax.random.gumbel(key_what, (*shape, mask))
@@ -93,28 +91,6 @@ def run(
   states = jnp.where(when < after, ids, mask)
   distinct = jnp.diff(jnp.sort(when, 1), axis=1, prepend=-1) != 0
   return Run(ids, states, jnp.sum(distinct, 1))
-
-
-def chain(prior: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
-  """The grid 1 = t_0 > ... > t_steps = 0, and what is revealed by t_1, ...
-
-  Returns:
-    Times [steps + 1] and probabilities [steps], rising to 1.
-
-  Raises:
-    ValueError: the chain does not mask alone, or steps < 1.
-  """
-  # The refusal needs numbers, also while `sample` is traced.
-  with jax.ensure_compile_time_eval():
-    times = schedules.uniform_grid(steps)
-    kernel = jax.tree.map(np.asarray, prior.kernel(times))
-  if kernel.mask[0] < 1 or np.any(kernel.uniform > 0):
-    raise ValueError(
-      "The sampler 'events' needs a chain that masks every token and replaces"
-      f" none; the schedule of {type(prior).__module__} is another: take"
-      " 'ancestral'."
-    )
-  return np.asarray(times), 1.0 - kernel.mask[1:]
 
 
 sample = only("ids", run)

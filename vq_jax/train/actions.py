@@ -50,7 +50,7 @@ def stage(config: Config) -> Any:
   module = plugins.resolve("train", config["stage"])
   if not hasattr(module, "make_task"):
     raise ValueError(
-      "config.stage is 'vqgan', 'given', 'likelihood' or 'prior', not"
+      "config.stage is 'vqgan', 'given', 'likelihood', 'prior' or 'critic', not"
       f" {config['stage']!r}."
     )
   return module

@@ -109,8 +109,11 @@ def step(config: Config, prior: Any, shape: tuple[int, int]) -> float:
       tokens = steps  # Each step is a token.
     # How many tokens a call reveals does not change its cost.
     section.pop("schedule", None)
+    if "critic" in section:  # Another network, and not part of a step.
+      section["critic"] = lambda ids: 0.0 * ids
     dim = config["net"].get("code_dim", 0)
-    draw = pipeline.build_sampler(section, prior)
+    canvas = config["net"]["grid"]
+    draw = pipeline.build_sampler(section, prior, canvas=canvas)
 
     @jax.jit
     def call(key: Array, table: Array) -> Array:

@@ -81,7 +81,7 @@ def check_sizes(config: Config, net: Any, prior: Any) -> None:
   manifest = tokens.read_manifest(config["data"]["path"])
   sizes = {
     "the tokens": (manifest["vocab_size"], tuple(manifest["grid"])),
-    "config.net": (net.vocab_size, tuple(net.grid)),
+    "config.net": (net.outputs or net.vocab_size, tuple(net.grid)),
     "config.prior": (prior.vocab_size, tuple(net.grid)),
   }
   if len(set(sizes.values())) > 1:

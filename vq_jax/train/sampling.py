@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vq_jax import evaluate, pipeline, plugins, weights
 from vq_jax.system import System, init_system
-from vq_jax.train import layout, levels
+from vq_jax.train import critic, layout, levels
 from vq_jax.train.log import progress
 from vq_jax.train.request import Requests
 from vq_jax.types import Array, Batch, Params
@@ -28,7 +28,11 @@ def make_generator(
   gives [b steps + 1 n]. `guidance` [b] replaces that of the config; `known` [n]
   holds ids that must not change, with K where all is free.
   """
-  draw = pipeline.build_sampler(levels.sampler(config), prior, what)
+  chosen = levels.sampler(config)
+  draw = pipeline.build_sampler(
+    chosen, prior, what, canvas=canvas(config, system)
+  )
+  second = load_critic(chosen)
   section = dict(config["sample"])
   key = jax.random.key(section.pop("seed"))
   fixed = section.pop("guidance", 0.0)
@@ -38,17 +42,20 @@ def make_generator(
   plugins.check(pipeline.adapt, section, "config.sample", given)
 
   @jax.jit
-  def run(
+  def compiled(
+    judged: Params,
     params: Params,
     index: Array,
     requests: Batch,
     guidance: Array | None = None,
     known: Array | None = None,
   ) -> Array:
+    judge = second and functools.partial(critic.judge, second.system, judged)
     return pipeline.generate(
       key,
       index,
       requests,
+      judge=judge,
       guidance=fixed if guidance is None else guidance,
       system=system,
       params=params,
@@ -58,7 +65,19 @@ def make_generator(
       **section,
     )
 
-  return run
+  return functools.partial(compiled, second.params if second else {})
+
+
+def load_critic(section: Config) -> critic.Loaded | None:
+  """The run that config.sampler.critic names; None if there is no such key.
+
+  Raises:
+    FileNotFoundError: there is no run, or no checkpoint of it.
+    ValueError: it is not of a critic.
+  """
+  if "critic" not in section:
+    return None
+  return critic.load(pathlib.Path(section["critic"]), "critic")
 
 
 def check_sampling(

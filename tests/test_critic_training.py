@@ -1,0 +1,138 @@
+"""The critic's stage: what it is shown, that it learns, and who asks it."""
+
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_stages import prior_task
+
+from configs import emoji32_critic
+from vq_jax import pipeline, weights
+from vq_jax.data import _loader, tokens
+from vq_jax.priors import absorbing
+from vq_jax.samplers import critic as sampler
+from vq_jax.system import build_system, conditional_model
+from vq_jax.train import checkpoint, critic, sampling
+from vq_jax.types import Model
+
+
+def test_images_are_filled_where_they_were_masked(key):
+  """All of it is masked with probability t, and t is uniform; a network that
+  knows nothing is wrong in all but 1 / K of that."""
+  k, x = 4, jnp.arange(64 * 500).reshape(500, 64) % 4
+  uniform = Model(lambda z, t: jnp.full((*z.shape, k), -math.log(k)))
+  filled, wrong = critic.fill(key, uniform, absorbing.Prior(k), x)
+  assert (filled >= 0).all() and (filled < k).all()
+  np.testing.assert_array_equal(wrong, filled != x)
+  share = np.asarray(wrong.mean(1))
+  assert abs(share.mean() - 0.5 * 0.75) < 0.01
+  # Of uniform t the share has the deviation of a uniform number.
+  assert abs(share.std() - 0.75 / math.sqrt(12)) < 0.02
+  oracle = Model(lambda z, t: 1e6 * (jax.nn.one_hot(x, k) - 1.0))
+  _, wrong = critic.fill(key, oracle, absorbing.Prior(k), x)
+  assert not wrong.any()
+
+
+def save_run(workdir, config, state):
+  """A run directory with one checkpoint."""
+  checkpoint.claim(workdir, config)
+  store = checkpoint.Store(workdir, config, **config["keep"])
+  store.save(1, state._replace(step=jnp.int32(1)))
+  store.close()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """A prior that knows nothing, of pictures that are one code all over, and its
+  critic after 100 updates."""
+  place = tmp_path_factory.mktemp("critic")
+  path = place / "tokens"
+  path.mkdir()
+  task, config = prior_task(path)
+  n = math.prod(config["net"]["grid"])
+  k = config["net"]["vocab_size"]
+  rows = [{"ids": np.full(n, 3), "label": i % 3} for i in range(16)]
+  manifest = tokens.read_manifest(str(path))
+  for split in ("train", "validation"):
+    batches = _loader.padded(rows, ["ids", "label"], 8)
+    manifest["splits"][split] = tokens.write(str(path), split, batches, k)
+  weights.write_json(path / tokens.MANIFEST, manifest)
+  key = jax.random.key(0)
+  state = jax.eval_shape(task.init, key)
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+  save_run(place / "prior", config, zeros)
+
+  judged = json.loads(emoji32_critic.get_config("smoke").to_json())
+  judged["data"]["path"] = str(path)
+  judged["generator"] = str(place / "prior")
+  judged["optimizer"] |= {"lr": 0.02, "warmup_steps": 1, "decay": "constant"}
+  judged["ema"]["decay"] = 0.9
+  task = critic.make_task(judged)
+  state = jax.jit(task.init)(key)
+  before = task.evaluate(state)
+  update = jax.jit(task.update, donate_argnums=0)
+  batch = _loader.stack([task.source[i] for i in range(8)], task.inputs)
+  for i in range(100):
+    state, metrics = update(state, batch, jax.random.fold_in(key, i))
+  after = task.evaluate(state)
+  save_run(place / "critic", judged, state)
+  return place, config, judged, before, after, metrics
+
+
+def test_a_critic_learns_what_is_wrong(runs):
+  """From less than a coin's worth to nearly all; a fresh one says a half."""
+  *_, before, after, metrics = runs
+  assert abs(before["nats_per_token"] - math.log(2)) < 0.1
+  assert after["accuracy"] > max(after["right_fraction"], 0.5) + 0.2
+  assert after["nats_per_token"] < 0.6 * math.log(2)
+  assert after["right_fraction"] == before["right_fraction"]
+  assert metrics["wrong_fraction"] > 0.2
+
+
+def test_a_sampler_asks_the_run_that_its_config_names(runs):
+  """As by hand: the critic's weights, told what the image shows."""
+  place, config, *_ = runs
+  section = {"name": "critic", "steps": 3, "critic": str(place / "critic")}
+  config = {**config, "sampler": section}
+  config["sample"] = {**config["sample"], "guidance": 0.0, "temperature": 1.0}
+  system, prior = build_system(config), pipeline.build_prior(config["prior"])
+  generator = critic.load(place / "prior", "prior")
+  judged = critic.load(place / "critic", "critic")
+  index, request = np.arange(2), {"label": np.array([1, 2])}
+  run = sampling.make_generator(config, system, prior)
+  ids = run(generator.params, index, request)
+
+  @jax.jit
+  def by_hand(key, label):
+    request = {"label": label[None]}
+    model = conditional_model(system, generator.params, request)
+    ask = critic.judge(judged.system, judged.params, request)
+    n = math.prod(system.net.grid)
+    return sampler.sample(key, model, prior, (1, n), steps=3, critic=ask)
+
+  key = jax.random.key(config["sample"]["seed"])
+  for i, label in zip(index, request["label"], strict=True):
+    expected = by_hand(jax.random.fold_in(key, i), jnp.asarray(label))
+    np.testing.assert_array_equal(ids[i], expected[0])
+
+
+def test_mistakes_are_one_sentence(runs):
+  place, config, judged, *_ = runs
+  system = build_system(config)
+  prior = pipeline.build_prior(config["prior"])
+  make = functools.partial(sampling.make_generator, system=system, prior=prior)
+  for path, error, message in (
+    ("nowhere", FileNotFoundError, "holds no run"),
+    ("prior", ValueError, "config.stage = 'prior'; what is wanted"),
+  ):
+    section = {"name": "critic", "steps": 3, "critic": str(place / path)}
+    with pytest.raises(error, match=message):
+      make({**config, "sampler": section})
+  with pytest.raises(ValueError, match=r"config\.net\.outputs = 1"):
+    critic.make_task({**judged, "net": {**judged["net"], "outputs": 0}})
+  with pytest.raises(ValueError, match="make them alike"):
+    critic.make_task({**judged, "net": {**judged["net"], "vocab_size": 3}})
