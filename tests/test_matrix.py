@@ -120,6 +120,8 @@ def test_the_table_is_written_between_its_markers(tmp_path, capsys):
     assert len(rows) * len(matrix.sections()) == len(PAIRS)
     assert yes == len(YES)
     assert "no `estimate`, `move`" in text and "replaces none" in text
+    told = script.PATTERN.search(text)[0]
+    assert told in (ROOT / "README.md").read_text(), "README's is old"
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="found 0"):
       script.main([f"--write={readme}"])
