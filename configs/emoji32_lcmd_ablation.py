@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if arg != "smoke":
     c.net.update(width=64, heads=2)
     c.steps = 300
-    c.every.evaluate = 300
+    c.every.update(evaluate=300, save=300)
     c.prior.bound_times = 4
   c.sample.guidance = 0.0
   return c

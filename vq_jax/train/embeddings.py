@@ -10,7 +10,7 @@ import numpy as np
 
 from vq_jax import pictures, plugins, weights
 from vq_jax.data import _loader
-from vq_jax.priors import _embedded
+from vq_jax.priors import _chain, _embedded
 from vq_jax.system import System, conditional_model
 from vq_jax.train.request import Worded, asked
 from vq_jax.train.task import State
@@ -119,7 +119,7 @@ def profile(
       t = jnp.full(x.shape[:1], t)
       log_probs = view.denoise(prior.corrupt(key, view, x, t), t)
       found = {
-        "cross_entropy": _embedded.nats(log_probs, x),
+        "cross_entropy": _chain.nats(log_probs, x),
         "entropy": _embedded.entropy(log_probs),
       }
       return {name: jnp.mean(v, 1) @ weight for name, v in found.items()}
