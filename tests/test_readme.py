@@ -25,7 +25,7 @@ def run(command, directory):
   family = re.search(r"--workdir=runs/(\w+)/", command)
   command = command.replace("runs/", f"{directory}/")
   words = [sys.executable, *shlex.split(command)[1:]]
-  prior = re.search("absorbing|autoregressive|text", command)
+  prior = re.search("absorbing|autoregressive|lcmd|text", command)
   if prior and "vq_jax.main" in command:
     tokens = f"{directory}/{family[1]}/tokenizer/tokens"
     words.append(f"--config.data.path={tokens}")
