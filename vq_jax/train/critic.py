@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from vq_jax import pipeline, plugins
 from vq_jax.data import _loader
+from vq_jax.priors import _chain
 from vq_jax.system import (
   System,
   build_system,
@@ -163,8 +164,7 @@ def fill(key: Key, model: Model, prior: Any, x: Array) -> tuple[Array, Array]:
     Filled ids [b n] in 0..K-1, and which of them are wrong, bool [b n].
   """
   key_t, key_z, key_x = jax.random.split(key, 3)
-  b = len(x)
-  t = 1.0 - (jax.random.uniform(key_t) + jnp.arange(b) / b) % 1.0
+  t = 1.0 - _chain.stratified(key_t, len(x))
   z = prior.corrupt(key_z, model, x, t)
   token = jax.random.categorical(key_x, model.denoise(z, t))
   filled = jnp.where(z == prior.vocab_size, token, z)

@@ -16,6 +16,7 @@ import numpy as np
 from vq_jax import pipeline, steps, weights
 from vq_jax.data import _loader
 from vq_jax.ops import masking
+from vq_jax.priors import _chain
 from vq_jax.samplers import _reveal
 from vq_jax.system import build_system, conditional_model
 from vq_jax.train import frozen
@@ -125,7 +126,7 @@ def losses(
     z = jnp.where(hidden, prior.vocab_size, rows["ids"])
     view = model(params, {name: rows[name] for name in keys})
     log_probs = view.denoise(z, _reveal.time_of(level / n, grid, masked))
-    nats = -jnp.take_along_axis(log_probs, rows["ids"][..., None], -1)[..., 0]
+    nats = _chain.nats(log_probs, rows["ids"])
     return jnp.sum(jnp.where(hidden, nats, 0.0), 1) / level
 
   # Drawn, and not in turn, or the images of a level might be all of one kind.
