@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     visible_weight=0.0,
     label_smoothing=0.1,
   )
-  c.sampler = dict(name="fewer_tokens", steps=8, schedule="cosine")
+  c.sampler = dict(name="confidence", choice_temperature=4.5, steps=8)
   c.sample.temperature = 1.0
   return c
 

@@ -30,7 +30,8 @@ IMAGENET = dict(
 )
 # arXiv:2410.14758, table 2, which compares with the PyTorch implementation of
 # arXiv:2310.14400 in 200 steps and tells no more: losses and optimizer are
-# those of that implementation, size and length those of VQ-LCMD.
+# those of that implementation, size and length those of VQ-LCMD. The sampler's
+# temperature is that of arXiv:2202.04200.
 FACES = dict(
   run=dict(steps=500_000, batch=128),
   prior=dict(
@@ -71,7 +72,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.condition = dict(dropout=0.0, null="fixed")  # It is not guided.
   c.sample.guidance = 0.0
   c.optimizer.update(variant["optimizer"])
-  c.sampler = dict(name="fewer_tokens", schedule="cosine", steps=4)
+  c.sampler = dict(name="confidence", choice_temperature=4.5, steps=4)
   if arg != "smoke":
     c.update(variant["run"])
     c.sampler.steps = variant["steps"]
