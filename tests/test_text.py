@@ -10,11 +10,11 @@ import toy
 from PIL import Image
 
 from configs import emoji32_vqgan, lcmd_text, names
-from vq_jax import evaluate, font, pictures, pipeline
+from vq_jax import evaluate, font, pictures, pipeline, weights
 from vq_jax.data import emoji, tokens
 from vq_jax.data import names as source_of_names
 from vq_jax.tokenizer import characters
-from vq_jax.train import actions, checkpoint, edit, prior
+from vq_jax.train import actions, checkpoint, edit, likelihood, prior
 from vq_jax.train.task import new_state
 
 K = len(font.ALPHABET)
@@ -294,3 +294,9 @@ def test_a_given_tokenizer_loses_nothing(tmp_path):
 )
 def test_only_what_fills_a_row_has_a_row_of_its_own(shape, columns):
   assert pictures.fitting(np.zeros((2, *shape, 3)), 16) == columns
+
+
+def test_a_head_of_images_is_no_head_of_text(tmp_path):
+  weights.save_part(tmp_path, {"name": "characters"}, WEIGHTS)
+  with pytest.raises(ValueError, match="nothing that a head could read"):
+    likelihood.headed(tmp_path, "runs/elsewhere/tokens")

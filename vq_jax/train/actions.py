@@ -216,7 +216,10 @@ def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   The last two if there is a condition, and if the codes are characters.
   """
   if config["stage"] != "prior":
-    raise ValueError("Samples are drawn from a prior; this run is a tokenizer.")
+    raise ValueError(
+      "Samples are drawn from a prior; this run is of config.stage ="
+      f" {config['stage']!r}."
+    )
   layout.check_batch(config["sample"]["batch"], mesh, "config.sample.batch")
   system = build_system(frozen.local_paths(config, workdir))
   prior = pipeline.build_prior(config["prior"])

@@ -52,7 +52,10 @@ def edit(
     OSError: a file cannot be read.
   """
   if config["stage"] != "prior":
-    raise ValueError("A picture is edited by a prior; this run is a tokenizer.")
+    raise ValueError(
+      "A picture is edited by a prior; this run is of config.stage ="
+      f" {config['stage']!r}."
+    )
   layout.check_batch(config["sample"]["batch"], mesh, "config.sample.batch")
   pixels, change = read(image, mask)
   system = build_system(frozen.local_paths(config, workdir))

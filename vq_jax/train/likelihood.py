@@ -206,11 +206,16 @@ def headed(own: pathlib.Path, head: str) -> tuple[Any, Params]:
   """(module, weights) of a run's tokenizer, with the head of another if given.
 
   Raises:
-    ValueError: the two differ in more than a head.
+    ValueError: the two differ in more than a head, or the first can have none.
   """
   tokenizer, params = pipeline.load_tokenizer(own)
   if not head:
     return tokenizer, params
+  if not hasattr(tokenizer, "logsigma"):
+    raise ValueError(
+      f"config.evaluate.head={head} is of a tokenizer of images, and that of"
+      f" {own} has nothing that a head could read; leave it out."
+    )
   other, theirs = pipeline.load_tokenizer(pathlib.Path(head) / "tokenizer")
   same = other.clone(logsigma=False) == tokenizer.clone(logsigma=False)
   a, b = (
