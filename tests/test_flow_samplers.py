@@ -192,7 +192,7 @@ def test_repeated_steps_bring_the_free_to_agree_with_the_known(key):
     return float((ids[:, 1] == 0).mean())
 
   assert follows("ancestral") < 0.85
-  assert abs(follows("repaint", repeats=12) - 0.96) < 0.03
+  assert abs(follows("corrector", corrections=11) - 0.96) < 0.03
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,6 @@ def test_repeated_steps_bring_the_free_to_agree_with_the_known(key):
   [
     ({"name": "ddim"}, absorbing.Prior(K), "needs a prior with estimate"),
     ({"name": "multistep"}, absorbing.Prior(K), "move, log_snr"),
-    ({"name": "repaint"}, absorbing.Prior(K), "needs a prior with forward"),
     ({"name": "purity"}, PRIOR, "needs a prior with kernel"),
     ({"name": "fewer_tokens"}, PRIOR, "needs a prior with kernel"),
     ({"name": "events"}, PRIOR, "needs a prior with kernel"),
@@ -223,7 +222,7 @@ def test_samplers_that_cannot_serve_a_prior_are_refused(
     ("ddim", PRIOR, {"grid": "logsnr"}, "Did you mean 'log_snr'"),
     ("ddim", PRIOR, {"eta": 1.5}, "eta must be from 0 to 1"),
     ("multistep", PRIOR, {"steps": 0}, "at least 1 step"),
-    ("repaint", PRIOR, {"repeats": 0}, "at least once"),
+    ("corrector", PRIOR, {"corrections": -1}, "at least 0"),
   ],
 )
 def test_bad_options_are_refused(name, prior, options, message, key):

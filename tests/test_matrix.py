@@ -22,7 +22,7 @@ LEGAL = {
   "absorbing": MASKS,
   "autoregressive": {"autoregressive"},
   "d3pm": CHAIN,
-  "lcmd": CHAIN | {"ddim", "multistep", "repaint"},
+  "lcmd": CHAIN | {"ddim", "multistep"},
   "maskgit": MASKS,
   "vq_diffusion": REVEAL | CHAIN,  # A millionth of its tokens is replaced.
 }
@@ -86,7 +86,7 @@ def test_a_legal_pair_draws_images_of_their_numbers(sampler, label, key):
   first = np.asarray(run(key, indices=jnp.arange(4)))
   count = len(traces)
   other = np.asarray(run(key, indices=jnp.array([9, 2, 3, 0])))
-  assert len(traces) == count <= 3  # `repaint`: a step twice, and the end.
+  assert len(traces) == count <= 2  # A step; of embeddings, the ids at the end.
   assert first.shape == (4, 6) and (first >= 0).all() and (first < K).all()
   np.testing.assert_array_equal(first[:, [0, 4]], np.tile([2, 1], (4, 1)))
   np.testing.assert_array_equal(other[1:], first[[2, 3, 0]])

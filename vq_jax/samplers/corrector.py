@@ -1,4 +1,8 @@
-"""Predictor-corrector: noise is added and removed again at every stop."""
+"""Predictor-corrector: noise is added and removed again at every stop.
+
+With embeddings, and tokens that are known, this is RePaint (arXiv:2201.09865,
+Algorithm 1): each of the two is drawn again with the other in sight.
+"""
 
 from typing import Any
 
@@ -77,9 +81,9 @@ def run(
     steps: any number.
     known: ids [b n] that must not change, with `prior.vocab_size` where free.
     grid: a name in `_state.GRIDS`: what is equally spaced.
-    corrections: at each stop, the last one included; 0 is `ancestral`.
-    length: of the way forth, in time; None goes back to the stop before, as
-      `repaint` does.
+    corrections: at each stop, the last one included; 0 is `ancestral`, 9 is
+      RePaint as published.
+    length: of the way forth, in time; None goes back to the stop before.
 
   Returns:
     ids [b n] in 0..K-1 from `sample`, states [steps + 1, b n] from
