@@ -4,6 +4,14 @@
     --workdir=runs/emoji32/critic
   python -m vq_jax.main --mode=sample --workdir=runs/emoji32/prior \
     --config=configs/emoji32_critic.py:sample
+
+A self-critic trains a linear layer on the prior's own net, and no more:
+
+  python -m vq_jax.main --mode=train --config=configs/emoji32_critic.py:self \
+    --workdir=runs/emoji32/self_critic
+  python -m vq_jax.main --mode=sample --workdir=runs/emoji32/prior \
+    --config=configs/emoji32_critic.py:sample \
+    --config.sampler.critic=runs/emoji32/self_critic
 """
 
 import ml_collections
@@ -14,10 +22,12 @@ from configs import emoji32_absorbing
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The prior's net with one number per token; `sample` is the prior's config.
 
-  The latter draws with the critic.
+  The latter draws with the critic. `self` is the self-critic; `smoke:self`,
+  like `smoke`, is small.
   """
-  c = emoji32_absorbing.get_config("smoke" if arg == "smoke" else "")
-  if arg == "sample":
+  words = arg.split(":")
+  c = emoji32_absorbing.get_config("smoke" if "smoke" in words else "")
+  if "sample" in words:
     c.sampler = dict(name="critic", steps=16, critic="runs/emoji32/critic")
     return c
   c.stage = "critic"
@@ -25,6 +35,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.net.outputs = 1
   for section in ("prior", "sampler", "sample"):
     del c[section]
+  if "self" in words:  # What it sees and how is the prior's.
+    del c["net"], c["condition"]
   c.evaluate = dict(
     batch=c.evaluate.batch, limit=c.evaluate.limit, features="emoji", seed=0
   )

@@ -16,6 +16,7 @@ from vq_jax.train import (
   actions,
   checkpoint,
   embeddings,
+  judging,
   layout,
   likelihood,
   loop,
@@ -23,7 +24,6 @@ from vq_jax.train import (
   sampling,
   vqgan,
 )
-from vq_jax.train import critic as critic_stage
 from vq_jax.train import prior as prior_stage
 
 ROOT = pathlib.Path(__file__).parents[1] / "configs"
@@ -112,7 +112,7 @@ def check_given(config):
 
 
 def check_critic(config):
-  critic_stage.check_net(build_system(config).net)
+  judging.check_net(build_system(config).net)
   assert config["generator"] == "runs/emoji32/prior"
   prior = resolved("emoji32_absorbing")
   assert prior["data"] == config["data"]

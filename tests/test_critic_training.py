@@ -16,7 +16,7 @@ from vq_jax.data import _loader, tokens
 from vq_jax.priors import absorbing
 from vq_jax.samplers import critic as sampler
 from vq_jax.system import build_system, conditional_model
-from vq_jax.train import checkpoint, critic, sampling
+from vq_jax.train import checkpoint, critic, judging, sampling
 from vq_jax.types import Model
 
 
@@ -45,11 +45,11 @@ def save_run(workdir, config, state):
   store.close()
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-  """A prior that knows nothing, of pictures that are one code all over, and its
-  critic after 100 updates."""
-  place = tmp_path_factory.mktemp("critic")
+def save_prior(place, fresh):
+  """The config of a prior's run of pictures that are one code all over.
+
+  fresh: (task, key) -> its state.
+  """
   path = place / "tokens"
   path.mkdir()
   task, config = prior_task(path)
@@ -61,17 +61,24 @@ def runs(tmp_path_factory):
     batches = _loader.padded(rows, ["ids", "label"], 8)
     manifest["splits"][split] = tokens.write(str(path), split, batches, k)
   weights.write_json(path / tokens.MANIFEST, manifest)
-  key = jax.random.key(0)
-  state = jax.eval_shape(task.init, key)
-  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
-  save_run(place / "prior", config, zeros)
+  save_run(place / "prior", config, fresh(task, jax.random.key(0)))
+  return config
 
-  judged = json.loads(emoji32_critic.get_config("smoke").to_json())
-  judged["data"]["path"] = str(path)
+
+def ignorant(task, key):
+  """The state of a prior that knows nothing."""
+  state = jax.eval_shape(task.init, key)
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+
+
+def train(place, arg):
+  """100 updates of a critic: its config, state, numbers and metrics."""
+  judged = json.loads(emoji32_critic.get_config(arg).to_json())
+  judged["data"]["path"] = str(place / "tokens")
   judged["generator"] = str(place / "prior")
   judged["optimizer"] |= {"lr": 0.02, "warmup_steps": 1, "decay": "constant"}
   judged["ema"]["decay"] = 0.9
-  task = critic.make_task(judged)
+  task, key = critic.make_task(judged), jax.random.key(0)
   state = jax.jit(task.init)(key)
   before = task.evaluate(state)
   update = jax.jit(task.update, donate_argnums=0)
@@ -80,7 +87,16 @@ def runs(tmp_path_factory):
     state, metrics = update(state, batch, jax.random.fold_in(key, i))
   after = task.evaluate(state)
   save_run(place / "critic", judged, state)
-  return place, config, judged, before, after, metrics
+  return judged, state, before, after, metrics
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """A prior that knows nothing and its critic."""
+  place = tmp_path_factory.mktemp("critic")
+  config = save_prior(place, ignorant)
+  judged, _, *numbers = train(place, "smoke")
+  return place, config, judged, *numbers
 
 
 def test_a_critic_learns_what_is_wrong(runs):
@@ -100,8 +116,8 @@ def test_a_sampler_asks_the_run_that_its_config_names(runs):
   config = {**config, "sampler": section}
   config["sample"] = {**config["sample"], "guidance": 0.0, "temperature": 1.0}
   system, prior = build_system(config), pipeline.build_prior(config["prior"])
-  generator = critic.load(place / "prior", "prior")
-  judged = critic.load(place / "critic", "critic")
+  generator = judging.load(place / "prior", "prior")
+  judged = judging.load(place / "critic", "critic")
   index, request = np.arange(2), {"label": np.array([1, 2])}
   run = sampling.make_generator(config, system, prior)
   ids = run(generator.params, index, request)
@@ -110,7 +126,7 @@ def test_a_sampler_asks_the_run_that_its_config_names(runs):
   def by_hand(key, label):
     request = {"label": label[None]}
     model = conditional_model(system, generator.params, request)
-    ask = critic.judge(judged.system, judged.params, request)
+    ask = judging.judge(judged.system, judged.params, request)
     n = math.prod(system.net.grid)
     return sampler.sample(key, model, prior, (1, n), steps=3, critic=ask)
 
@@ -132,6 +148,10 @@ def test_mistakes_are_one_sentence(runs):
     section = {"name": "critic", "steps": 3, "critic": str(place / path)}
     with pytest.raises(error, match=message):
       make({**config, "sampler": section})
+  section["critic"] = str(place / "critic")
+  net = system.net.clone(grid=(2, 2))
+  with pytest.raises(ValueError, match="make them alike"):
+    make({**config, "sampler": section}, system=system._replace(net=net))
   with pytest.raises(ValueError, match=r"config\.net\.outputs = 1"):
     critic.make_task({**judged, "net": {**judged["net"], "outputs": 0}})
   with pytest.raises(ValueError, match="make them alike"):

@@ -1,4 +1,7 @@
-"""Token-Critic (arXiv:2209.04439): a second network says what is wrong."""
+"""Token-Critic (arXiv:2209.04439): a second network says what is wrong.
+
+A self-critic is the first network itself with another last layer.
+"""
 
 from collections.abc import Callable
 from typing import Any

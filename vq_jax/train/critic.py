@@ -2,13 +2,14 @@
 
 Masked images are filled by a trained prior, and a network of one number per
 token learns which of its tokens are not the image's own. The sampler "critic"
-asks it what to mask again.
+asks it what to mask again. That network is `config.net`, or, without it, the
+prior's own with another last layer, which alone is trained: a self-critic.
 """
 
-import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,10 @@ from jax.sharding import Mesh
 from vq_jax import pipeline, plugins
 from vq_jax.data import _loader
 from vq_jax.priors import _chain
-from vq_jax.system import (
-  System,
-  build_system,
-  condition,
-  conditional_model,
-  init_system,
-)
-from vq_jax.train import checkpoint, frozen, layout, optimizer
+from vq_jax.samplers import _reveal
+from vq_jax.system import System, build_system, conditional_model
+from vq_jax.train import frozen, judging, optimizer
+from vq_jax.train.judging import Loaded
 from vq_jax.train.request import Worded, asked, read_tokens
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Model, Params
@@ -34,18 +31,10 @@ from vq_jax.types import Array, Batch, Key, Metrics, Model, Params
 Config = Mapping[str, Any]
 
 
-class Loaded(NamedTuple):
-  """A trained run: its config, its networks and their weights on the host."""
-
-  config: Config
-  system: System
-  params: Params
-
-
 def make_task(config: Config) -> Task:
-  """The critic `config.net` of the prior in the run `config.generator`."""
-  system = build_system(config)
-  check_net(system.net)
+  """A critic of the prior in the run `config.generator`."""
+  fresh = initial(config)
+  config, system, generator = pair(config)
   optimizer.check_average(config["ema"])
   transform = plugins.call(
     optimizer.make_optimizer,
@@ -53,13 +42,11 @@ def make_task(config: Config) -> Task:
     "config.optimizer",
     config["steps"],
   )
-  generator = load(pathlib.Path(config["generator"]), "prior")
-  check_pair(config, system, generator)
   score = make_score(config, system, generator)
-  fixed = _fixed(system, generator)
+  fixed = _fixed(generator)
 
   def init(key: Key) -> State:
-    params = init_system(system, key)
+    params = fresh(key)
     return new_state(params, transform.init(params), fixed)
 
   return Task(
@@ -74,81 +61,28 @@ def make_task(config: Config) -> Task:
   )
 
 
-def check_net(net: Any) -> None:
-  """ValueError unless the net can be a critic."""
-  if net.outputs != 1 or net.time or net.causal:
-    raise ValueError(
-      "A critic's net has config.net.outputs = 1, no time, and is not causal."
-    )
-
-
-def check_pair(config: Config, system: System, generator: Loaded) -> None:
-  """ValueError unless critic and generator see the same tokens and words."""
-  net, other = system.net, generator.system.net
-  if (net.vocab_size, *net.grid) != (other.vocab_size, *other.grid):
-    raise ValueError(
-      f"The critic has K = {net.vocab_size} and a grid {net.grid}, the prior in"
-      f" {config['generator']} K = {other.vocab_size} and {other.grid}; make"
-      " them alike."
-    )
-  if system.text and config["text"] != generator.config.get("text"):
-    raise ValueError(
-      "A critic that reads captions has the config.text of its prior."
-    )
-
-
-def load(directory: pathlib.Path, stage: str) -> Loaded:
-  """A trained run of that stage, with averaged weights.
+def pair(config: Config) -> tuple[Config, System, Loaded]:
+  """The config with a net, what it makes, and the prior that it judges.
 
   Raises:
-    FileNotFoundError: there is no run, or no checkpoint of it.
-    ValueError: it is of another stage.
+    FileNotFoundError: there is no run of a prior, or no checkpoint of it.
+    ValueError: the net cannot be a critic, or not of that prior.
   """
-  directory = directory.absolute()
-  config = checkpoint.read_config(directory)
-  if config["stage"] != stage:
-    raise ValueError(
-      f"{directory} is a run of config.stage = {config['stage']!r}; what is"
-      f" wanted here is one of {stage!r}."
-    )
-  local = frozen.local_paths(config, directory)
-  system = build_system(local)
-  init = functools.partial(init_system, system)
-  abstract = jax.eval_shape(init, jax.random.key(0))
-  # One device: the weights go on to the host, and from there to any mesh.
-  alone = Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1, 1), layout.AXES)
-  store = checkpoint.Store(directory, config, **config["keep"])
-  _, params = store.weights(abstract, layout.layout(abstract, alone))
-  store.close()
-  return Loaded(local, system, jax.device_get(params) | frozen.load(system))
+  generator = judging.load(pathlib.Path(config["generator"]), "prior")
+  prior = pipeline.build_prior(generator.config["prior"])
+  check_chain(prior, generator.system.net)
+  whole = judging.complete(config)
+  system = build_system(whole)
+  judging.check_net(system.net)
+  judging.check_pair(config, system, generator.config, generator.system)
+  return whole, system, generator
 
 
-def judge(
-  system: System,
-  params: Params,
-  request: Mapping[str, Array],
-  drop: Array | None = None,
-  dropout: Key | None = None,
-) -> Callable[[Array], Array]:
-  """ids [b n] in 0..K-1 -> logit that each is wrong [b n], float32.
-
-  request: what the images show; `drop` [b] hides it; a dropout key trains.
-  """
-  cond = condition(system, params, request, drop)
-  rngs = None if dropout is None else {"dropout": dropout}
-
-  def score(ids: Array) -> Array:
-    logits = system.net.apply(
-      {"params": params["net"]},
-      ids,
-      None,
-      cond,
-      train=dropout is not None,
-      rngs=rngs,
-    )
-    return logits[..., 0]
-
-  return score
+def check_chain(prior: Any, net: Any) -> None:
+  """ValueError unless the sampler "critic" can run the chain of the prior."""
+  section = {"name": "critic", "steps": 1, "critic": None}
+  pipeline.build_sampler(section, prior)
+  _reveal.clock(prior, math.prod(net.grid))
 
 
 def fill(key: Key, model: Model, prior: Any, x: Array) -> tuple[Array, Array]:
@@ -190,8 +124,8 @@ def make_update(
     filled, wrong = fill(key_fill, model, prior, batch["ids"])
 
     def loss(params: Params) -> Array:
-      params = params | fixed["critic"]
-      score = judge(system, params, batch, drop, key_drop)
+      params = judging.whole(fixed["generator"], params)
+      score = judging.judge(system, params, batch, drop, key_drop)
       logits = score(filled)
       return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, wrong))
 
@@ -221,7 +155,8 @@ def make_score(config: Config, system: System, generator: Loaded):
     model = conditional_model(generator.system, fixed["generator"], rows)
     own = jax.random.fold_in(key, i)
     filled, wrong = fill(own, model, prior, rows["ids"])
-    logits = judge(system, params | fixed["critic"], rows)(filled)
+    params = judging.whole(fixed["generator"], params)
+    logits = judging.judge(system, params, rows)(filled)
     nats = optax.sigmoid_binary_cross_entropy(logits, wrong)
     # The last is the accuracy of a critic that finds nothing wrong.
     terms = (nats, (logits > 0) == wrong, ~wrong)
@@ -244,7 +179,7 @@ def make_score(config: Config, system: System, generator: Loaded):
 
 def initial(config: Config) -> Callable[[Key], Params]:
   """Key -> fresh weights of all that is trained."""
-  return functools.partial(init_system, build_system(config))
+  return judging.initial(config)
 
 
 def measure(
@@ -252,15 +187,15 @@ def measure(
 ) -> dict[str, float]:
   """Cross-entropy and accuracy on all validation images."""
   del workdir, mesh
-  system = build_system(config)
-  generator = load(pathlib.Path(config["generator"]), "prior")
+  config, system, generator = pair(config)
   score = make_score(config, system, generator)
-  return score(params, _fixed(system, generator), None)
+  return score(params, _fixed(generator), None)
 
 
-def _fixed(system: System, generator: Loaded) -> Params:
+def _fixed(generator: Loaded) -> Params:
   """All weights that training does not change."""
-  return {"critic": frozen.load(system), "generator": generator.params}
+  params = generator.params | frozen.load(generator.system)
+  return {"generator": params}
 
 
 def _keys(system: System, generator: Loaded) -> tuple[str, ...]:

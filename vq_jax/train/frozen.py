@@ -32,15 +32,24 @@ def adopt(config: Config, workdir: pathlib.Path) -> None:
 
 def local_paths(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """The config with the run's own copies of those files, where it has them."""
+  copies = {file: _copy(file, workdir) for file in _files(config)}
+  return _renamed(
+    config, {file: str(own) for file, own in copies.items() if own.exists()}
+  )
+
+
+def bare(config: Config) -> dict[str, Any]:
+  """The config with no more than the names of those files: copies are alike."""
+  return _renamed(
+    config, {file: pathlib.Path(file).name for file in _files(config)}
+  )
+
+
+def _renamed(config: Config, names: Mapping[str, str]) -> dict[str, Any]:
   config = copy.copy(config)
   if "text" in config:
-    copies = {file: str(_copy(file, workdir)) for file in _files(config)}
-    config["text"] = {
-      key: copies[value]
-      if value in copies and pathlib.Path(copies[value]).exists()
-      else value
-      for key, value in config["text"].items()
-    }
+    section = config["text"].items()
+    config["text"] = {key: names.get(value, value) for key, value in section}
   return config
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vq_jax import evaluate, pipeline, plugins, weights
 from vq_jax.system import System, init_system
-from vq_jax.train import critic, layout, levels
+from vq_jax.train import judging, layout, levels
 from vq_jax.train.log import progress
 from vq_jax.train.request import Requests
 from vq_jax.types import Array, Batch, Params
@@ -32,7 +32,7 @@ def make_generator(
   draw = pipeline.build_sampler(
     chosen, prior, what, canvas=canvas(config, system)
   )
-  second = load_critic(chosen)
+  second = load_critic(chosen, config, system)
   section = dict(config["sample"])
   key = jax.random.key(section.pop("seed"))
   fixed = section.pop("guidance", 0.0)
@@ -50,7 +50,9 @@ def make_generator(
     guidance: Array | None = None,
     known: Array | None = None,
   ) -> Array:
-    judge = second and functools.partial(critic.judge, second.system, judged)
+    judge = second and functools.partial(
+      judging.judge, second.system, judging.whole(params, judged)
+    )
     return pipeline.generate(
       key,
       index,
@@ -68,16 +70,20 @@ def make_generator(
   return functools.partial(compiled, second.params if second else {})
 
 
-def load_critic(section: Config) -> critic.Loaded | None:
+def load_critic(
+  section: Config, config: Config, system: System
+) -> judging.Loaded | None:
   """The run that config.sampler.critic names; None if there is no such key.
 
   Raises:
     FileNotFoundError: there is no run, or no checkpoint of it.
-    ValueError: it is not of a critic.
+    ValueError: it is not of a critic, or not of one that fits the prior.
   """
   if "critic" not in section:
     return None
-  return critic.load(pathlib.Path(section["critic"]), "critic")
+  found = judging.load(pathlib.Path(section["critic"]), "critic")
+  judging.check_pair(found.config, found.system, config, system)
+  return found
 
 
 def check_sampling(
