@@ -171,7 +171,9 @@ def test_another_prior_is_refused(runs):
     {"net": {**config["net"], "layers": 7}},
     {"prior": {**config["prior"], "masking": "bernoulli"}},
   ):
-    with pytest.raises(ValueError, match=r"judges its own prior: .*config\."):
+    with pytest.raises(
+      ValueError, match=r"judges its own prior alone: .*config\."
+    ):
       sampling.make_generator({**config, **other}, system, prior)
 
 

@@ -101,7 +101,10 @@ def _load(directory: pathlib.Path, stage: str, saved: tuple) -> Loaded:
 
 
 def whole(prior: Params, critic: Params) -> Params:
-  """What a critic runs on: its weights, and the prior's where it has none."""
+  """What a critic runs on: its weights, and the prior's where it has none.
+
+  A frozen encoder of captions, too, is the prior's.
+  """
   return {**prior, **critic, "net": {**prior["net"], **critic["net"]}}
 
 
@@ -160,7 +163,8 @@ def check_pair(
     prior: its system.
   """
   if "net" not in config:
-    return check_trunk(config, other)
+    check_trunk(config, other)
+    return
   one, two = system.net, prior.net
   if (one.vocab_size, *one.grid) != (two.vocab_size, *two.grid):
     raise ValueError(
@@ -172,7 +176,6 @@ def check_pair(
     raise ValueError(
       "A critic that reads captions has the config.text of its prior."
     )
-  return None
 
 
 def check_trunk(config: Config, other: Config) -> None:
@@ -186,5 +189,5 @@ def check_trunk(config: Config, other: Config) -> None:
     checkpoint.differ(old, new, where)
   except ValueError as error:
     raise ValueError(
-      f"A self-critic judges one prior alone: {error}"
+      f"A self-critic judges its own prior alone: {error}"
     ) from error
