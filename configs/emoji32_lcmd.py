@@ -36,6 +36,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     drop_ratio=0.2,
     drop_before_noise=False,
     normalise=False,
+    evidence=False,
     decode="argmax",
     bound_times=16,
   )

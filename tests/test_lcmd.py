@@ -155,7 +155,7 @@ def test_consistency_vanishes_as_s_nears_t(solver, key):
   @jax.jit
   def gap(step):
     z = prior.corrupt(key, model, IDS, t)
-    said = prior._teach(model, z, t, t - step)
+    said = prior._teach(model, None, z, t, t - step)
     return _embedded.divergence(said, model.denoise(z, t)).mean()
 
   far, near, none = (float(gap(step)) for step in (0.1, 0.01, 0.0))
@@ -183,7 +183,8 @@ def test_heun_stays_nearer_to_the_flow_than_one_step_of_ddim(key):
     truth = model.denoise(there, s)
     return [
       _embedded.divergence(
-        truth, dataclasses.replace(prior, solver=name)._teach(model, z, t, s)
+        truth,
+        dataclasses.replace(prior, solver=name)._teach(model, None, z, t, s),
       ).mean()
       for name in ("ddim", "heun")
     ]
@@ -193,10 +194,17 @@ def test_heun_stays_nearer_to_the_flow_than_one_step_of_ddim(key):
 
 
 def test_gradients_of_the_paths_add_up(key):
-  """The chain rule: state, estimate and target alone, and together."""
+  """The chain rule: each way alone, and all together."""
 
   def value(codes, gradients):
-    prior = Prior(K, gradients=gradients, drop_ratio=0.0, diffusion_weight=1.0)
+    prior = Prior(
+      K,
+      shift=1.0,
+      gradients=gradients,
+      evidence=True,
+      drop_ratio=0.0,
+      diffusion_weight=1.0,
+    )
     return prior.loss(key, linear(WEIGHT, codes), IDS)[0]
 
   ways = [*((path,) for path in PATHS), PATHS, ()]
@@ -274,6 +282,37 @@ def test_what_is_dropped_is_seen_as_mask_by_student_and_teacher():
   assert not (clean == np.asarray(CODES[-1])).all()
 
 
+def test_evidence_makes_a_law_the_posterior(key):
+  """By Bayes' rule, where tokens are independent: no network is needed."""
+  law = np.array([0.5, 0.2, 0.3])
+  prior = Prior(3, shift=0.7, evidence=True)
+  z, t = 2.0 * jax.random.normal(key, (4, 6, D)), jnp.linspace(0.1, 1.0, 4)
+  seen = []
+
+  def says(z, t):
+    seen.append(z)
+    return jnp.broadcast_to(jnp.log(law), (*z.shape[:2], 3))
+
+  model, truth = Model(says, CODES[:4]), embedded.exact(prior, law, CODES[:4])
+  expected = truth.denoise(z, t)
+  found = prior.posterior(model).denoise(z, t)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+  # What the network sees is that mean for codes that are all as likely.
+  flat = embedded.exact(prior, np.full(3, 1 / 3), CODES[:4]).denoise(z, t)
+  np.testing.assert_allclose(seen[0], jnp.exp(flat) @ CODES[:3], atol=2e-5)
+  # Of dropped tokens it sees MASK, and says all there is to say.
+  hidden = jnp.arange(6) % 2 == 0
+  found = prior.posterior(model, hidden[None]).denoise(z, t)
+  np.testing.assert_allclose(
+    found[:, 1::2], expected[:, 1::2], rtol=1e-5, atol=2e-5
+  )
+  np.testing.assert_allclose(
+    found[:, ::2], jnp.broadcast_to(jnp.log(law), (4, 3, 3)), atol=1e-6
+  )
+  assert (seen[1][:, ::2] == CODES[3]).all()
+  np.testing.assert_allclose(seen[1][:, 1::2], seen[0][:, 1::2], atol=1e-6)
+
+
 def test_normalised_embeddings_have_the_norm_of_unit_variance():
   table = Prior(K, normalise=True).table(linear(WEIGHT))
   norms = jnp.linalg.norm(table, axis=-1)
@@ -342,7 +381,8 @@ def test_training_lowers_the_loss_and_the_bound(key):
     ({"drop": "fixd"}, "Did you mean 'fixed'"),
     ({"solver": "euler"}, "ddim, heun"),
     ({"divergence": "js"}, "student, teacher"),
-    ({"gradients": ("z",)}, "estimate, state, target"),
+    ({"gradients": ("z",)}, "estimate, evidence, state, target"),
+    ({"evidence": True, "drop_before_noise": True}, "one of them to False"),
     ({"shift": 0.0}, "must be positive"),
     (
       {f"{name}_weight": 0.0 for name in Prior(K).weights()},

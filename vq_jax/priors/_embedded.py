@@ -1,8 +1,11 @@
 """What priors over learnt embeddings of codes do with a network's words."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
+from vq_jax.priors import _gaussian
 from vq_jax.types import Array, Key, Metrics, Model
 
 
@@ -41,6 +44,35 @@ def without(model: Model, mask: Array, hidden: Array) -> Model:
 
   def denoise(z: Array, t: Array) -> Array:
     return model.denoise(jnp.where(hidden[..., None], mask, z), t)
+
+  return model._replace(denoise=denoise)
+
+
+def informed(
+  model: Model,
+  codes: Array,
+  log_snr: Callable[[Array], Array],
+  hidden: Array | None,
+) -> Model:
+  """A model that knows what the noise of a token alone says of it.
+
+  If p(x_i) are log-probabilities of the model, these are p(x_i) q(z_i | x_i),
+  normalised: Bayes' rule, exact where tokens are independent and p their law.
+
+  Args:
+    model: sees E[e(x_i) | z_i] under a uniform p(x_i) in place of z_i.
+    codes: embeddings [K + 1 d], the last one of MASK.
+    log_snr: by time.
+    hidden: tokens [b n] of which MASK is seen, and nothing known.
+  """
+
+  def denoise(z: Array, t: Array) -> Array:
+    told = _gaussian.log_density(z, codes[:-1], log_snr(t))
+    seen = expect(told, codes)
+    if hidden is not None:
+      told = jnp.where(hidden[..., None], 0.0, told)
+      seen = jnp.where(hidden[..., None], codes[-1], seen)
+    return jax.nn.log_softmax(model.denoise(seen, t) + told)
 
   return model._replace(denoise=denoise)
 

@@ -83,6 +83,14 @@ def start_nats(clean: Array, log_snr: Array) -> Array:
   return 0.5 * jnp.sum(power * clean**2 - power - jnp.log1p(-power), -1)
 
 
+def log_density(z: Array, codes: Array, log_snr: Array) -> Array:
+  """log q(z_t | k) up to what all k share: [b n d], codes [K d] -> [b n K]."""
+  alpha, sigma = levels(_column(log_snr))
+  # Sums of hundreds of terms, of which differences count: not in bfloat16.
+  near = jnp.matmul(z, codes.T, precision=jax.lax.Precision.HIGHEST)
+  return (alpha * near - 0.5 * alpha**2 * jnp.sum(codes**2, -1)) / sigma**2
+
+
 def _column(level: Array) -> Array:
   """[] or [b] -> against [b n d]."""
   return jnp.reshape(level, (*jnp.shape(level), 1, 1))

@@ -16,7 +16,7 @@ from vq_jax.priors._chain import nats
 from vq_jax.priors._embedded import expect
 from vq_jax.types import Array, Key, Metrics, Model
 
-PATHS = ("state", "estimate", "target")
+PATHS = ("state", "evidence", "estimate", "target")
 CHOICES = {
   "diffusion": ("simple", "bound"),
   "divergence": _embedded.DIVERGENCES,
@@ -72,7 +72,8 @@ class Prior:
     average_codes: the teacher's embeddings are averaged as its network is.
       Inferred: the paper averages theta, which is all that is learnt.
     gradients: by which ways they reach embeddings: the noisy "state", the
-      "estimate" e^, the "target" e(x). Inferred: the paper trains jointly.
+      "evidence", the "estimate" e^, the "target" e(x). Inferred: the paper
+      trains jointly. The last two draw embeddings together.
     drop: the share of tokens that are dropped (section 4.4): "fixed", "random"
       from 0 up for each image, or "linear" in t.
     drop_ratio: that share, or the largest.
@@ -80,6 +81,9 @@ class Prior:
       and not from the input of the network. The paper can be read both ways.
     normalise: embeddings all have norm sqrt(d) (arXiv:2211.15089, section 3.2).
       Inferred to be the "norm regularisation" that the paper compares with.
+    evidence: p(x_i | z) is what the network says times q(z_i | x_i), by Bayes,
+      and what it sees is E[e(x_i) | z_i]: it is left with what tokens say of
+      each other. Ours: the paper's network has to learn all of it.
     decode: x is the "argmax" of p(x | z_0), inferred, or a "draw" from it.
     bound_times: network calls per example in `bits`, and one more.
   """
@@ -100,6 +104,7 @@ class Prior:
   drop_ratio: float = 0.2
   drop_before_noise: bool = False
   normalise: bool = False
+  evidence: bool = False
   decode: str = "argmax"
   bound_times: int = 16
   embedded: ClassVar[bool] = True
@@ -118,6 +123,11 @@ class Prior:
     ):
       if not fits:
         raise ValueError(f"{field} = {getattr(self, field)} must be {wanted}.")
+    if self.evidence and self.drop_before_noise:
+      raise ValueError(
+        "evidence is of tokens, and drop_before_noise makes MASK of some: set"
+        " one of them to False."
+      )
     if not any(self.weights().values()):
       raise ValueError(
         "All weights of the loss are 0: nothing would be learnt."
@@ -146,6 +156,19 @@ class Prior:
       codes = codes * (math.sqrt(codes.shape[-1]) / norm)
     return codes
 
+  def posterior(self, model: Model, hidden: Array | None = None) -> Model:
+    """The model that says p(x | z_t); MASK stands for tokens in `hidden` [b n].
+
+    Network calls all go through it.
+    """
+    codes = self.table(model)
+    if not self.evidence:
+      blind = hidden is None or self.drop_before_noise
+      return model if blind else _embedded.without(model, codes[-1], hidden)
+    if "evidence" not in self.gradients:
+      codes = codes.at[:-1].set(jax.lax.stop_gradient(codes[:-1]))
+    return _embedded.informed(model, codes, self.log_snr, hidden)
+
   def corrupt(self, key: Key, model: Model, x: Array, t: Array) -> Array:
     """z ~ q(z_t | x).  x: ids [b n] in 0..K, t: [b] -> embeddings [b n d]."""
     clean = self.table(model)[x]
@@ -155,7 +178,7 @@ class Prior:
   def estimate(self, model: Model, z: Array, t: Array) -> Array:
     """The expected embedding e^(z_t).  z [b n d], t [] or [b] -> [b n d]."""
     t = jnp.broadcast_to(t, z.shape[:1])
-    return expect(model.denoise(z, t), self.table(model))
+    return expect(self.posterior(model).denoise(z, t), self.table(model))
 
   def move(
     self,
@@ -193,8 +216,8 @@ class Prior:
     hidden_0 = _embedded.dropped(key_drop, x.shape, zero, *law)
     z = self._state(key_z, model, x, hidden, t)
     z_0 = self._state(key_0, model, x, hidden_0, zero)
-    log_probs = self._without(model, hidden).denoise(z, t)
-    log_probs_0 = self._without(model, hidden_0).denoise(z_0, zero)
+    log_probs = self.posterior(model, hidden).denoise(z, t)
+    log_probs_0 = self.posterior(model, hidden_0).denoise(z_0, zero)
     error = self._error(model, log_probs, x)
     slope = -0.5 * self._slope(t)[:, None]
     terms = {
@@ -206,7 +229,7 @@ class Prior:
       teacher = target or model
       if not self.average_codes:
         teacher = teacher._replace(codes=model.codes)
-      said = self._teach(self._without(teacher, hidden), z, t, s)
+      said = self._teach(teacher, hidden, z, t, s)
       apart = _embedded.DIVERGENCES[self.divergence]
       terms["consistency"] = apart(said, log_probs)
     terms = {name: jnp.mean(term) for name, term in terms.items()}
@@ -227,12 +250,6 @@ class Prior:
       model = model._replace(codes=jax.lax.stop_gradient(model.codes))
     return self.corrupt(key, model, x, t)
 
-  def _without(self, model: Model, hidden: Array) -> Model:
-    """The model that sees MASK where tokens are dropped from its input."""
-    if self.drop_before_noise:
-      return model
-    return _embedded.without(model, self.table(model)[-1], hidden)
-
   def _error(self, model: Model, log_probs: Array, x: Array) -> Array:
     """|e(x) - e^|^2 [b n]."""
     codes = self.table(model)
@@ -245,14 +262,17 @@ class Prior:
     """SNR'(t) [b]."""
     return schedules.slope(lambda t: jnp.exp(self.log_snr(t)), t)
 
-  def _teach(self, teacher: Model, z: Array, t: Array, s: Array) -> Array:
+  def _teach(
+    self, teacher: Model, hidden: Array, z: Array, t: Array, s: Array
+  ) -> Array:
     """log p of the teacher after its own step from z_t to s, [b n K]."""
-    clean = self.estimate(teacher, z, t)
+    codes, view = self.table(teacher), self.posterior(teacher, hidden)
+    clean = expect(view.denoise(z, t), codes)
     if self.solver == "heun":
       there = self.move(z, clean, t, s)
-      clean = 0.5 * (clean + self.estimate(teacher, there, s))
+      clean = 0.5 * (clean + expect(view.denoise(there, s), codes))
     there = self.move(z, clean, t, s)
-    return jax.lax.stop_gradient(teacher.denoise(there, s))
+    return jax.lax.stop_gradient(view.denoise(there, s))
 
   def terms(self, key: Key, model: Model, x: Array) -> Terms:
     """An unbiased estimate of the bound's terms (eq. 2), x [b n].
@@ -263,14 +283,15 @@ class Prior:
     zero, one = jnp.zeros(x.shape[:1]), jnp.ones(x.shape[:1])
     start = _gaussian.start_nats(self.table(model)[x], self.log_snr(one))
     z = self.corrupt(key_0, model, x, zero)
-    reconstruction = nats(model.denoise(z, zero), x)
+    view = self.posterior(model)
+    reconstruction = nats(view.denoise(z, zero), x)
 
     def term(i: Array) -> Array:
       key_t, key_z = jax.random.split(jax.random.fold_in(key_times, i))
       u = jax.random.uniform(key_t, x.shape[:1])
       t = (i + u) / self.bound_times
       z = self.corrupt(key_z, model, x, t)
-      error = self._error(model, model.denoise(z, t), x)
+      error = self._error(model, view.denoise(z, t), x)
       return -0.5 * self._slope(t)[:, None] * error
 
     diffusion = jnp.mean(jax.lax.map(term, jnp.arange(self.bound_times)), 0)
@@ -299,7 +320,7 @@ class Prior:
 
   def finish(self, key: Key, model: Model, z: Array) -> Array:
     """The ids of z at t = 0, by one more network call. [b n d] -> [b n]."""
-    log_probs = model.denoise(z, jnp.zeros(z.shape[:1]))
+    log_probs = self.posterior(model).denoise(z, jnp.zeros(z.shape[:1]))
     return _embedded.DECODERS[self.decode](key, log_probs)
 
   def show(self, model: Model, z: Array, t: Array) -> Array:

@@ -117,7 +117,9 @@ def profile(
 
     def at(t: Array) -> dict[str, Array]:
       t = jnp.full(x.shape[:1], t)
-      log_probs = view.denoise(prior.corrupt(key, view, x, t), t)
+      log_probs = prior.posterior(view).denoise(
+        prior.corrupt(key, view, x, t), t
+      )
       found = {
         "cross_entropy": _chain.nats(log_probs, x),
         "entropy": _embedded.entropy(log_probs),
