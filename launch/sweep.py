@@ -12,7 +12,8 @@ The points stand beside the config they vary:
       varies how one trained run is sampled: every point is that run, linked.
 
 Restartable: a point that has its row is skipped, one that was interrupted
-resumes in its own workdir. For array jobs, --point=K runs only the K-th. What
+resumes in its own workdir. For array jobs, --point=K runs only the K-th. Rows
+of several configs become one table if each has its own --label=system=x. What
 follows a lone `--` goes to every command.
 """
 
@@ -106,7 +107,7 @@ def run_point(
   overrides: Overrides, args: argparse.Namespace, row_path: pathlib.Path
 ) -> str | None:
   """Runs one point and writes its row; returns what went wrong, if anything."""
-  name = point_name(overrides)
+  name = row_path.stem
   workdir = args.workdirs / name
   metrics_path = workdir / "metrics.json"
   metrics_path.unlink(missing_ok=True)  # Else an old run could speak for this.
@@ -127,7 +128,7 @@ def run_point(
     "sweep": args.name,
     "point": name,
     **origin(args),
-    "overrides": overrides,
+    "overrides": args.label | overrides,
     "metrics": metrics,
     "seconds": round(seconds, 3),
     "revision": revision,
@@ -195,6 +196,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--mode", required=True, help="of vq_jax.main: one or a,b"
   )
   parser.add_argument("--base", type=pathlib.Path, help="a trained run to vary")
+  parser.add_argument(
+    "--label",
+    type=lambda pair: dict([pair.split("=", 1)]),
+    default={},
+    help="KEY=VALUE that tells these rows from others of that name",
+  )
   parser.add_argument("--run", action="store_true", help="run, not only print")
   parser.add_argument("--point", type=int, help="only this one, counted from 0")
   parser.add_argument(
@@ -228,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parse(argv)
   failures = {}
   for overrides in chosen(load_points(args.config), args.point):
-    name = point_name(overrides)
+    name = point_name(args.label | overrides)
     row_path = args.results / args.name / f"{name}.json"
     if not args.run:
       for command in commands_of(overrides, args.workdirs / name, args):

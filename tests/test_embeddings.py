@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import emoji32_lcmd_ablation
+from configs import emoji16_lcmd_ablation
 from vq_jax import pictures, weights
 from vq_jax.nets.transformer import Net
 from vq_jax.priors import absorbing, lcmd
@@ -51,7 +51,7 @@ def test_a_codebook_takes_the_place_of_fresh_embeddings(tmp_path):
 
 def test_the_pattern_of_the_ablation_freezes_embeddings_alone():
   """Weight decay included: a frozen codebook does not shrink."""
-  only = emoji32_lcmd_ablation.FROZEN["optimizer.only"]
+  only = emoji16_lcmd_ablation.FROZEN["optimizer.only"]
   params = {"net": {"codes": jnp.ones((3, 2)), "head": jnp.ones((2, 3))}}
   transform = optimizer.make_optimizer(9, lr=0.1, weight_decay=0.5, only=only)
   updates, _ = transform.update(

@@ -122,6 +122,15 @@ def test_an_array_job_runs_one_point(place):
     sweep.main(words(place, "--run", "--point=3"))
 
 
+def test_labels_tell_rows_of_one_name_apart(place):
+  """They are columns, and no part of the command."""
+  for name in ("one", "two"):
+    assert sweep.main([*words(place), "--run", f"--label=system={name}"]) == 0
+  found = [row["overrides"]["system"] for row in rows_of(place).values()]
+  assert sorted(found) == ["one"] * 3 + ["two"] * 3
+  assert not any("--config.system" in call for call in calls(place))
+
+
 def test_a_row_of_another_command_is_no_row_of_this_one(place, capfd):
   """The same name for another mode is a failure and overwrites nothing."""
   assert sweep.main(words(place, "--run", "--point=0")) == 0
