@@ -49,9 +49,7 @@ FROZEN = PRETRAINED | {"optimizer.only": "^(?!net/codes$)"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """emoji32_lcmd over the 4x4 tokens."""
-  c = emoji32_lcmd.get_config(f"emoji16:{arg}")
-  c.prior.bound_times = 4
-  return c
+  return emoji32_lcmd.get_config(f"emoji16:{arg}")
 
 
 def sweep(add):

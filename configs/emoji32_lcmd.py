@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     normalise=True,
     evidence=True,
     decode="argmax",
-    bound_times=16,
+    bound_times=4 if "emoji16" in arg else 16,
   )
   c.net.update(code_dim=256, time="sinusoidal", position="sinusoidal")
   c.codes = "normal"  # "tokenizer" starts from its codebook, where it fits.
