@@ -59,7 +59,7 @@ def runs(tmp_path_factory):
   manifest = tokens.read_manifest(str(path))
   for split in ("train", "validation"):
     batches = _loader.padded(rows, ["ids", "label"], 8)
-    manifest["splits"][split] = tokens.write(str(path), split, batches, k)
+    manifest["splits"][split] = [tokens.write(path, split, batches, k)]
   weights.write_json(path / tokens.MANIFEST, manifest)
   key = jax.random.key(0)
   state = jax.eval_shape(task.init, key)

@@ -22,9 +22,11 @@ def case(tmp_path):
     weights.write_json(tmp_path / part / "tokenizer" / "config.json", section)
   rows = [{"ids": np.arange(4)}] * COUNT
   splits = {
-    split: tokens.write(
-      str(tmp_path / "tokens"), split, _loader.padded(rows, ("ids",), BATCH), 4
-    )
+    split: [
+      tokens.write(
+        tmp_path / "tokens", split, _loader.padded(rows, ("ids",), BATCH), 4
+      )
+    ]
     for split in ("train", "validation")
   }
   manifest = {"vocab_size": 4, "grid": [2, 2], "splits": splits, "data": DATA}

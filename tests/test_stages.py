@@ -79,12 +79,14 @@ def prior_task(path, module=emoji32_absorbing, **changes):
     for i, row in enumerate(ids)
   ]
   splits = {
-    split: tokens.write(
-      str(path),
-      split,
-      _loader.padded(rows, list(rows[0]), 8),
-      tokenizer.vocab_size,
-    )
+    split: [
+      tokens.write(
+        path,
+        split,
+        _loader.padded(rows, list(rows[0]), 8),
+        tokenizer.vocab_size,
+      )
+    ]
     for split in ("train", "validation")
   }
   manifest = {

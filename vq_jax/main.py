@@ -32,6 +32,7 @@ from vq_jax.train import (
   imported,
   layout,
   loop,
+  tokenize,
 )
 
 
@@ -50,7 +51,7 @@ def edit_image(config: dict, workdir: pathlib.Path, mesh: Any) -> None:
 
 MODES: dict[str, Callable[..., None]] = {
   "train": actions.train,
-  "tokenize": actions.tokenize,
+  "tokenize": tokenize.tokenize,
   "sample": actions.sample,
   "edit": edit_image,
   "evaluate": actions.evaluate,
