@@ -6,12 +6,13 @@ import math
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 import toy
 
 from vq_jax.data import _ahead, _loader, _order
-from vq_jax.train import feed
+from vq_jax.train import feed, throughput
 
 
 def numbers(count):
@@ -72,7 +73,20 @@ def test_an_order_of_a_trillion_costs_what_is_asked_of_it():
 def test_the_hash_is_what_it_always_was():
   """An order may not change between versions, or no run could be resumed."""
   assert _order.mix(1, 2).tolist() == [13608149317741381227]
-  assert _order.shuffled(10, 0)(np.arange(12)).tolist() == [8, 4, 1, 2, 7, 5, 9, 0, 6, 3, 0, 5]
+  assert _order.shuffled(10, 0)(np.arange(12)).tolist() == [
+    8,
+    4,
+    1,
+    2,
+    7,
+    5,
+    9,
+    0,
+    6,
+    3,
+    0,
+    5,
+  ]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +185,9 @@ def fed(steps, **options):
   return dict(zip(steps, rows, strict=True))
 
 
-@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 4, "ahead": 5}])
+@pytest.mark.parametrize(
+  "options", [{"threads": 1}, {"threads": 4, "ahead": 5}]
+)
 def test_a_resumed_run_is_fed_what_an_unbroken_one_is(options):
   whole = fed(range(7))
   for step, rows in fed(range(3, 7), **options).items():
@@ -228,6 +244,44 @@ def test_an_error_in_a_thread_is_raised_where_its_result_is_asked_for():
     with pytest.raises(ZeroDivisionError):
       next(results)
   assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
+
+
+# --- Waiting for data ---
+
+
+@pytest.mark.parametrize(
+  ("read", "step", "least", "most"), [(0.0, 0.05, 0, 0.4), (0.05, 0.0, 0.6, 1)]
+)
+def test_the_share_of_time_that_training_waits_is_measured(
+  monkeypatch, read, step, least, most
+):
+  """None if an update takes longer than two reads by two threads, else most."""
+
+  class Slow(list):
+    def draw(self, i, rng):
+      time.sleep(read)
+      return self[i]
+
+  def sleep(x):
+    time.sleep(step)
+    return x
+
+  def update(state, batch, key):
+    state, metrics = task.update(state, batch, key)
+    loss = jax.pure_callback(sleep, metrics["loss"], metrics["loss"])
+    return state, {**metrics, "loss": loss}
+
+  monkeypatch.setattr(throughput, "SECONDS", 0.2)
+  config = toy.get_config().to_dict() | {"batch": 2, "loader": {"threads": 2}}
+  task = toy.make_task(config)
+  slow = task._replace(source=Slow(task.source), update=update)
+  row = throughput.measure(config, slow, toy.one_device())
+  assert least <= row["data_wait_share"] <= most
+  assert row["train_step_seconds"] > 0.8 * max(read, step)
+  if read:
+    # Two threads sleep twice as much in a second as one does.
+    assert row["read_per_second_per_core"] < 1 / read
+    assert 1.3 < row["read_per_second"] / row["read_per_second_per_core"] < 3
 
 
 # --- Padding ---

@@ -175,6 +175,7 @@ def test_metrics_jsonl_has_one_row_a_log_and_the_true_means(six):
   trained = {r["step"]: r for r in rows if "train/loss" in r}
   assert list(trained) == [1, 2, 3, 4, 5, 6]
   assert all(r["images_per_second"] > 0 for r in trained.values())
+  assert all(0 <= r["data_wait_share"] <= 1 for r in trained.values())
   errors = {r["step"]: r["validation/error"] for r in rows if len(r) == 3}
   assert list(errors) == [2, 4, 6]
   assert errors[6] == pytest.approx(

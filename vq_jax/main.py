@@ -5,7 +5,7 @@ tokenize  a trained tokenizer's tokens of its dataset, in <workdir>/tokens
 sample    PNGs, a grid and a film strip of a trained prior
 edit      variants of --image where --mask is white, or where it is transparent
 evaluate  metrics.json of a trained run
-benchmark time of the network and of the sampler around it, in benchmark.json
+benchmark times of network, sampler and reading of data, in benchmark.json
 
 python -m vq_jax.main --mode=convert --family=NAME --src=FILE --dst=DIRECTORY
 

@@ -21,11 +21,6 @@ def stack(examples: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict:
   return batch
 
 
-def draw(source: Source, i: int, rng: np.random.Generator) -> Mapping[str, Any]:
-  """Example i as training sees it: changed at random, if the source can."""
-  return source.draw(i, rng) if hasattr(source, "draw") else source[i]
-
-
 class Shuffled:
   """Endless shuffled batches that know no history.
 
@@ -72,8 +67,11 @@ class Shuffled:
     return np.arange(step * self.batch, (step + 1) * self.batch)
 
   def _read(self, position: int, i: int) -> Mapping[str, Any]:
+    """An example as training sees it: changed at random, if the source can."""
+    if not hasattr(self.source, "draw"):
+      return self.source[int(i)]
     rng = _transforms.randomness(self.seed, int(position))
-    return draw(self.source, int(i), rng)
+    return self.source.draw(int(i), rng)
 
 
 def make_order(source: Source, seed: int, balance: str) -> _order.Order:

@@ -24,6 +24,7 @@ from vq_jax.train import actions, layout
 from vq_jax.train.log import progress
 
 Config = Mapping[str, Any]
+PLANNED = ("views", "mirror", "seed", "shard")  # Options that bytes depend on.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Options:
     views: of each training image: its middle, then what training would see of
       it, a random crop and caption. Other splits have the middle alone.
     mirror: of each view of a training image, its mirror image as well.
-    shard: rows in a file.
+    seed: of what is random about a view.
+    shard: rows in a shard.
     process: which process this is, of `processes`; -1 asks JAX for both. Jobs
       of an array need no more than these two numbers, and never meet.
     processes: how many there are.
@@ -42,6 +44,7 @@ class Options:
 
   views: int = 1
   mirror: bool = False
+  seed: int = 0
   shard: int = 2**16
   process: int = -1
   processes: int = 1
@@ -76,9 +79,9 @@ class Rows:
   """
 
   def __init__(
-    self, source: Any, options: Options, seed: int, numbers: range | None = None
+    self, source: Any, options: Options, numbers: range | None = None
   ):
-    self.source, self.options, self.seed = source, options, seed
+    self.source, self.options = source, options
     self._each = options.views * (1 + options.mirror)
     self.numbers = numbers or range(len(source) * self._each)
 
@@ -93,8 +96,8 @@ class Rows:
     view, mirrored = divmod(view, 1 + self.options.mirror)
     if view:
       # A view and its mirror image are drawn alike.
-      rng = _transforms.randomness(self.seed, number - mirrored)
-      example = _loader.draw(self.source, image, rng)
+      rng = _transforms.randomness(self.options.seed, number - mirrored)
+      example = self.source.draw(image, rng)
     else:
       example = self.source[image]
     if mirrored:
@@ -105,7 +108,7 @@ class Rows:
     """The same, a shard at a time."""
     size, count = self.options.shard, len(self.numbers)
     return [
-      Rows(self.source, self.options, self.seed, self.numbers[i : i + size])
+      Rows(self.source, self.options, self.numbers[i : i + size])
       for i in range(0, count, size)
     ]
 
@@ -164,7 +167,7 @@ def rows_of(config: Config, split: str, options: Options) -> Rows:
     )
   if split != "train":
     options = dataclasses.replace(options, views=1, mirror=False)
-  return Rows(source, options, config["seed"])
+  return Rows(source, options)
 
 
 def make_plan(
@@ -182,10 +185,7 @@ def make_plan(
     "data": dict(config["data"]),
     "vocab_size": tokenizer.prior_vocab_size,
     "grid": list(tokenizer.grid),
-    "seed": config["seed"],
-    "views": options.views,
-    "mirror": options.mirror,
-    "shard": options.shard,
+    **{key: getattr(options, key) for key in PLANNED},
     "rows": {split: len(rows) for split, rows in splits.items()},
   }
 
