@@ -91,7 +91,7 @@ class Source:
     return [name for name, _ in list(self._bad.values())]
 
   def _first(self, i: int, rng: np.random.Generator | None) -> dict[str, Any]:
-    count = len(self.records)
+    i, count = int(i), len(self.records)
     if not -count <= i < count:
       raise IndexError(f"There are {count} pictures, no number {i}.")
     for k in range(i, i + count):

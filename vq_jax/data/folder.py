@@ -72,7 +72,9 @@ class Records:
 
   def name(self, i: int) -> str:
     """The file."""
-    return str(self.root / self.files[i])
+    # Names of files need not be UTF-8; what people read must be.
+    path = os.fsencode(self.root / self.files[i])
+    return path.decode("utf-8", "replace")
 
   def _captions(self, name: str, label: str) -> list[str]:
     text = (self.root / name).with_suffix(".txt")

@@ -31,6 +31,7 @@ BLOCK = 512  # Bytes, of which a tar consists.
 VERSION = 1  # Of the index; another one is built anew.
 
 _LOG = logging.getLogger(__name__)
+_LOG.setLevel(logging.WARNING)  # Also where the root logger is quieter.
 
 
 class Records:
@@ -59,12 +60,13 @@ class Records:
 
   def __getitem__(self, i: int) -> dict[str, Any]:
     """Record i."""
+    there = [
+      p for p, n in zip(PARTS, self.index["size"][i], strict=True) if n >= 0
+    ]
+    if "txt" in there and "json" in there:
+      there.remove("json")
     with open(self.shards[self.index["shard"][i]], "rb", buffering=0) as tar:
-      parts = {
-        part: self._read(tar, i, p)
-        for p, part in enumerate(PARTS)
-        if self.index["size"][i, p] >= 0
-      }
+      parts = {part: self._read(tar, i, PARTS.index(part)) for part in there}
     record = {"image": parts["image"], "captions": _captions(parts)}
     if "cls" in parts:
       record["label"] = int(parts["cls"])
@@ -76,7 +78,7 @@ class Records:
     return f"{self.shards[self.index['shard'][i]]}:{key}"
 
   def _read(self, tar: Any, i: int, part: int) -> bytes:
-    """One member; the caption's is read only after the picture's."""
+    """One member."""
     tar.seek(int(self.index["offset"][i, part]))
     size = int(self.index["size"][i, part])
     data = tar.read(size)
