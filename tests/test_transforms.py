@@ -199,7 +199,7 @@ def test_random_crops_are_those_of_vq_diffusion():
 
 
 def test_random_crops_reach_the_edges():
-  left, top, w, h = boxes(Transform(8, crop="random"), 300, 100)
+  left, top, w, _ = boxes(Transform(8, crop="random"), 300, 100)
   np.testing.assert_allclose(w, 100)
   np.testing.assert_allclose(top, 0)
   assert left.min() < 2 and left.max() > 198
