@@ -1,27 +1,12 @@
 """Statistics of data that are known by construction."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vq_jax.train import statistics
-
-
-@pytest.fixture
-def root(tmp_path):
-  """Ten pictures of 12x8 and five of 6x30; one bad file and one bare text."""
-  for name, size, count in (("cat", (12, 8), 10), ("dog", (6, 30), 5)):
-    (tmp_path / "data" / "train" / name).mkdir(parents=True)
-    for i in range(count):
-      file = tmp_path / "data" / "train" / name / f"{i}.png"
-      Image.new("RGB", size, (20 * i, 0, 0)).save(file)
-  (tmp_path / "data" / "train" / "emu").mkdir()
-  (tmp_path / "data" / "train" / "emu" / "0.png").write_bytes(b"\x89PNG")
-  (tmp_path / "data" / "train" / "cat" / "3.txt").write_text("five\nseventy\n")
-  return tmp_path
 
 
 def run(root, **config):
@@ -31,9 +16,18 @@ def run(root, **config):
   return json.loads((root / "run" / "statistics.json").read_text())
 
 
-def test_everything_is_counted(root, caplog):
-  with caplog.at_level(logging.ERROR):
-    found = run(root)["train"]
+def test_everything_is_counted_and_drawn(tmp_path):
+  """Ten pictures of 12x8 and five of 6x30; one bad file and one bare text."""
+  train = tmp_path / "data" / "train"
+  for name, size, count in (("cat", (12, 8), 10), ("dog", (6, 30), 5)):
+    (train / name).mkdir(parents=True)
+    for i in range(count):
+      picture = Image.new("RGB", size, (20 * i, 0, 0))
+      picture.save(train / name / f"{i}.png")
+  (train / "emu").mkdir()
+  (train / "emu" / "0.png").write_bytes(b"\x89PNG")
+  (train / "cat" / "3.txt").write_text("five\nseventy\n")
+  found = run(tmp_path)["train"]
   assert found["pictures"] == 16
   (broken,) = found["broken"].items()
   assert broken[0].endswith("emu/0.png") and broken[1]
@@ -45,29 +39,25 @@ def test_everything_is_counted(root, caplog):
   assert found["captions_per_picture"]["most"] == 2
   assert found["caption_length"] == {"least": 3, "median": 3, "most": 7}
   assert found["without_caption"] == 0 and found["faults"] == []
-
-
-def test_pictures_are_drawn_of_what_can_be_read(root):
-  run(root)
-  charts = np.asarray(Image.open(root / "run" / "statistics" / "train.png"))
-  assert charts.std() > 0
-  sheet = Image.open(root / "run" / "statistics" / "train_sheet.png")
+  drawn = tmp_path / "run" / "statistics"
+  assert np.asarray(Image.open(drawn / "train.png")).std() > 0
+  sheet = np.asarray(Image.open(drawn / "train_sheet.png"))
   # Fifteen in rows of twelve, 64 pixels each with gaps of two.
-  assert sheet.size == (12 * 66 + 2, 2 * 66 + 2)
-  shown = np.asarray(sheet)[2 + 32, 2 + 32 :: 66, 0]
-  np.testing.assert_array_equal(shown[:10], 20 * np.arange(10))
+  assert sheet.shape == (2 * 66 + 2, 12 * 66 + 2, 3)
+  row = sheet[2 + 32, 2 + 32 :: 66, 0]
+  np.testing.assert_array_equal(row[:10], 20 * np.arange(10))
 
 
-def test_pictures_in_memory_and_none_at_all(root):
-  found = run(root, data=dict(name="synthetic", size=16, count=9))["train"]
+def test_pictures_in_memory_and_none_at_all(tmp_path):
+  found = run(tmp_path, data=dict(name="synthetic", size=16, count=9))["train"]
   assert found["classes"] == {"0": 3, "1": 3, "2": 3}
   assert found["sizes"] == {"16x16": 9}
   empty = statistics.summary([{"broken": "x", "reason": "y"}])
   assert empty["pictures"] == 1 and empty["width"] == {}
-  statistics.charts(root / "empty.png", empty, [])
-  assert (root / "empty.png").is_file()
+  statistics.charts(tmp_path / "empty.png", empty, [])
+  assert (tmp_path / "empty.png").is_file()
 
 
-def test_tokens_have_no_pixels(root):
+def test_tokens_have_no_pixels(tmp_path):
   with pytest.raises(ValueError, match="needs the config of a tokenizer"):
-    statistics.statistics({"data": {}}, root, None)
+    statistics.statistics({"data": {}}, tmp_path, None)
