@@ -31,7 +31,7 @@ def imagenet() -> dict[str, Any]:
 
 
 def cub() -> dict[str, Any]:
-  """11,788 birds, with ten captions each."""
+  """Birds, with ten captions each."""
   return dict(
     name="folder", path="data/cub", size=256, lists=LISTS, transform=CUT
   )

@@ -200,6 +200,8 @@ def test_lists_split_and_share_their_labels(root):
   )
   assert [int(e["image"][0, 0, 0]) for e in read("train")] == [103, 7]
   assert [e["label"] for e in read("train")] == [1, 0]
+  source = folder.source("train", path=str(root), size=4, lists=lists)
+  np.testing.assert_array_equal(source.labels, [1, 0])
   assert [int(e["image"][0, 0, 0]) for e in read("validation")] == [1]
   with pytest.raises(ValueError, match=r"'test'.*train, validation"):
     read("test")

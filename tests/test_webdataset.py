@@ -163,7 +163,6 @@ def test_names_suffixes_and_captions(tmp_path):
       (f"{name}.JPG", picture(200, "JPEG")),
       (f"{name}.json", json.dumps({"caption": text}).encode()),
       (f"{name}.seg.png", picture(9)),
-      ("d.ir/b.cls", b"7\n"),
       ("d.ir/b.webp", picture(100, "WEBP")),
       ("c.json", json.dumps({"caption": ["x", "y"]}).encode()),
       ("c.png", picture(1)),
@@ -175,8 +174,21 @@ def test_names_suffixes_and_captions(tmp_path):
   assert np.allclose([red(e) for e in shown], (200, 100, 1, 2), atol=9)
   said = [example["captions"] for example in shown]
   assert said == ["\u732b \U0001f431 \u202e?", "", "x\ny", ""]
-  assert [e.get("label") for e in shown] == [None, 7, None, None]
   np.testing.assert_array_equal(shown[3]["image"].shape, (4, 4, 3))
+
+
+def test_classes_are_known_without_reading(tmp_path):
+  told = {0: b"7\n", 1: b"3", 2: b"torn", 3: b"0"}
+  rows = []
+  for i, label in told.items():
+    rows += [(f"{i}.cls", label), (f"{i}.png", picture(i))]
+  write(tmp_path / "0.tar", rows)
+  for _ in range(2):  # Found, and as kept.
+    shown = read(tmp_path, shards={"train": "0.tar"})
+    np.testing.assert_array_equal(shown.labels, [7, 3, -1, 0])
+    # A picture whose class is not known is bad, where others have classes.
+    found = [(red(e), e["label"]) for e in shown]
+    assert found == [(0, 7), (1, 3), (3, 0), (3, 0)]
 
 
 def test_wrong_places_are_one_sentence(root, tmp_path):

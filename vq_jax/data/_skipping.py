@@ -25,6 +25,8 @@ class Records(Protocol):
   Attributes:
     faults: what is known to be missing before anything is read, in words.
     classes: names of the labels; empty if there are none.
+
+  Those that know the labels [N] without reading have them as `labels`.
   """
 
   faults: list[str]
@@ -84,6 +86,11 @@ class Source:
   def draw(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
     """The same as training shows it: a random crop, a random caption."""
     return self._first(i, rng)
+
+  @property
+  def labels(self) -> np.ndarray | None:
+    """Class ids [N], bad ones included, if they are known without reading."""
+    return getattr(self.records, "labels", None)
 
   @property
   def skipped(self) -> list[str]:

@@ -22,6 +22,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from vq_jax import plugins
 from vq_jax.data import _skipping, _transforms
 
@@ -59,6 +61,14 @@ class Records:
   def __len__(self) -> int:
     """How many files."""
     return len(self.files)
+
+  @property
+  def labels(self) -> np.ndarray | None:
+    """Class ids [N], if there are classes."""
+    if not self.classes:
+      return None
+    labels = [self._labels[name.split("/")[0]] for name in self.files]
+    return np.array(labels, np.int32)
 
   def __getitem__(self, i: int) -> dict[str, Any]:
     """Record i."""

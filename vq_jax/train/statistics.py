@@ -76,7 +76,7 @@ def _of_records(source: _skipping.Source, i: int) -> dict[str, Any]:
   """A picture that must be decoded to be known good."""
   try:
     record = source.records[i]
-    _transforms.decode(record["image"], SIDE)
+    _transforms.decode(record["image"], source.transform.size)
     return {
       "size": _transforms.stored_size(record["image"]),
       "captions": _skipping.lines(record["captions"]),
