@@ -6,6 +6,7 @@ sample    PNGs, a grid and a film strip of a trained prior
 edit      variants of --image where --mask is white, or where it is transparent
 evaluate  metrics.json of a trained run
 benchmark times of network, sampler and reading of data, in benchmark.json
+statistics what is in the data, and which files are broken, in statistics.json
 
 python -m vq_jax.main --mode=convert --family=NAME --src=FILE --dst=DIRECTORY
 
@@ -32,6 +33,7 @@ from vq_jax.train import (
   imported,
   layout,
   loop,
+  statistics,
   tokenize,
 )
 
@@ -56,6 +58,7 @@ MODES: dict[str, Callable[..., None]] = {
   "edit": edit_image,
   "evaluate": actions.evaluate,
   "benchmark": benchmark.benchmark,
+  "statistics": statistics.statistics,
 }
 # What a user can cause and mend; anything else is a bug with its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)

@@ -25,6 +25,8 @@ class Records(Protocol):
   Attributes:
     faults: what is known to be missing before anything is read, in words.
     classes: names of the labels; empty if there are none.
+
+  Those that know the labels [N] without reading have them as `labels`.
   """
 
   faults: list[str]
@@ -86,12 +88,17 @@ class Source:
     return self._first(i, rng)
 
   @property
+  def labels(self) -> np.ndarray | None:
+    """Class ids [N], bad ones included, if they are known without reading."""
+    return getattr(self.records, "labels", None)
+
+  @property
   def skipped(self) -> list[str]:
     """Names of the bad ones met so far, in the order of discovery."""
     return [name for name, _ in list(self._bad.values())]
 
   def _first(self, i: int, rng: np.random.Generator | None) -> dict[str, Any]:
-    count = len(self.records)
+    i, count = int(i), len(self.records)
     if not -count <= i < count:
       raise IndexError(f"There are {count} pictures, no number {i}.")
     for k in range(i, i + count):

@@ -125,14 +125,21 @@ def decode(data: bytes, size: int) -> Image.Image:
       raise ValueError(
         f"{image.width} x {image.height} pixels, more than {PIXELS}"
       )
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip.
-      image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+      grey = np.clip(np.asarray(image) >> 8, 0, 255)
+      image = Image.fromarray(grey.astype(np.uint8))
     if image.has_transparency_data:
       image = image.convert("RGBA")
       white = Image.new("RGBA", image.size, "white")
       image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def stored_size(data: bytes) -> tuple[int, int]:
+  """(width, height) of an encoded picture, as its header says."""
+  with _open(data) as image:
+    return image.size
 
 
 def _open(data: bytes) -> Image.Image:

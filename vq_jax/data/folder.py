@@ -22,6 +22,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from vq_jax import plugins
 from vq_jax.data import _skipping, _transforms
 
@@ -60,6 +62,14 @@ class Records:
     """How many files."""
     return len(self.files)
 
+  @property
+  def labels(self) -> np.ndarray | None:
+    """Class ids [N], if there are classes."""
+    if not self.classes:
+      return None
+    labels = [self._labels[name.split("/")[0]] for name in self.files]
+    return np.array(labels, np.int32)
+
   def __getitem__(self, i: int) -> dict[str, Any]:
     """Record i."""
     name = self.files[i]
@@ -72,7 +82,9 @@ class Records:
 
   def name(self, i: int) -> str:
     """The file."""
-    return str(self.root / self.files[i])
+    # Names of files need not be UTF-8; what people read must be.
+    path = os.fsencode(self.root / self.files[i])
+    return path.decode("utf-8", "replace")
 
   def _captions(self, name: str, label: str) -> list[str]:
     text = (self.root / name).with_suffix(".txt")

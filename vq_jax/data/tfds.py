@@ -1,12 +1,12 @@
 """Any TFDS data set, by random access; TensorFlow is not needed.
 
-The data set must have been prepared with file_format="array_record":
+The data set must have been prepared once, as ArrayRecord:
 
   import tensorflow_datasets as tfds
-  tfds.builder("caltech_birds2011", file_format="array_record")
-  ... .download_and_prepare()
+  birds = tfds.builder("caltech_birds2011", file_format="array_record")
+  birds.download_and_prepare()
 
-Some builders do need TensorFlow for that one step, on any machine.
+Some builders need TensorFlow for that one step.
 """
 
 from collections.abc import Mapping

@@ -25,12 +25,13 @@ import numpy as np
 from vq_jax import plugins
 from vq_jax.data import _skipping, _transforms, folder
 
-PARTS = ("image", "txt", "json", "cls")
-COLUMNS = ("offset", "size")
+PARTS = ("image", "txt", "json")
+COLUMNS = ("offset", "size", "label")
 BLOCK = 512  # Bytes, of which a tar consists.
 VERSION = 1  # Of the index; another one is built anew.
 
 _LOG = logging.getLogger(__name__)
+_LOG.setLevel(logging.WARNING)  # Also where the root logger is quieter.
 
 
 class Records:
@@ -38,8 +39,10 @@ class Records:
 
   Attributes:
     shards: the tar files.
-    index: `key` [N] UTF-8, `shard` [N], `offset` and `size` [N 4] in bytes, in
-      the order of PARTS; size is -1 where there is no such part.
+    index: `key` [N] UTF-8, `shard` [N], `offset` and `size` [N 3] in bytes, in
+      the order of PARTS, and `label` [N]; size and label are -1 where there is
+      none.
+    labels: class ids [N], if there are any.
     classes: none: a number is all that is known.
     faults: what is missing from shards that were cut off.
   """
@@ -52,6 +55,7 @@ class Records:
   ):
     self.shards, self.index, self.faults = shards, index, faults
     self.classes: list[str] = []
+    self.labels = index["label"] if np.any(index["label"] >= 0) else None
 
   def __len__(self) -> int:
     """How many pictures."""
@@ -59,15 +63,18 @@ class Records:
 
   def __getitem__(self, i: int) -> dict[str, Any]:
     """Record i."""
+    there = [
+      p for p, n in zip(PARTS, self.index["size"][i], strict=True) if n >= 0
+    ]
+    if "txt" in there and "json" in there:
+      there.remove("json")
     with open(self.shards[self.index["shard"][i]], "rb", buffering=0) as tar:
-      parts = {
-        part: self._read(tar, i, p)
-        for p, part in enumerate(PARTS)
-        if self.index["size"][i, p] >= 0
-      }
+      parts = {part: self._read(tar, i, PARTS.index(part)) for part in there}
     record = {"image": parts["image"], "captions": _captions(parts)}
-    if "cls" in parts:
-      record["label"] = int(parts["cls"])
+    if self.labels is not None:
+      record["label"] = int(self.labels[i])
+      if record["label"] < 0:
+        raise ValueError("it has no class, and others have")
     return record
 
   def name(self, i: int) -> str:
@@ -76,7 +83,7 @@ class Records:
     return f"{self.shards[self.index['shard'][i]]}:{key}"
 
   def _read(self, tar: Any, i: int, part: int) -> bytes:
-    """One member; the caption's is read only after the picture's."""
+    """One member."""
     tar.seek(int(self.index["offset"][i, part]))
     size = int(self.index["size"][i, part])
     data = tar.read(size)
@@ -158,7 +165,7 @@ def _join(
 
 
 def _index(file: pathlib.Path, place: pathlib.Path) -> dict[str, np.ndarray]:
-  """key, offset, size, fault of one shard: as kept, or found and kept."""
+  """key, COLUMNS and fault of one shard: as kept, or found and kept."""
   found = os.stat(file)
   stamp = np.array([VERSION, found.st_size, found.st_mtime_ns])
   try:
@@ -186,8 +193,8 @@ def _index(file: pathlib.Path, place: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _scan(file: pathlib.Path, length: int) -> dict[str, np.ndarray]:
   """Reads the headers of a shard."""
-  keys: list[bytes] = []
-  rows: list[np.ndarray] = []
+  rows: dict[bytes, np.ndarray] = {}
+  labels: dict[bytes, int] = {}
   fault = ""
   try:
     with tarfile.open(file, "r:") as tar:
@@ -196,19 +203,22 @@ def _scan(file: pathlib.Path, length: int) -> dict[str, np.ndarray]:
         if end > length:
           fault = f"it is cut off inside {member.name}"
           break
-        _add(keys, rows, member)
+        if key := _add(rows, member):
+          labels[key] = _class(tar, member)
       if not fault and not _ends(file, tar.offset):
         fault = f"it is cut off or damaged behind byte {tar.offset}"
   except (tarfile.TarError, OSError, ValueError, EOFError) as error:
     fault = f"it is no tar file ({_skipping.reason(error)})"
-  table = np.array(rows, np.int64).reshape(-1, len(PARTS), 2)
+  table = np.array(list(rows.values()), np.int64).reshape(-1, len(PARTS), 2)
   shown = table[:, 0, 1] >= 0  # Without a picture there is no example.
+  label = np.array([labels.get(key, -1) for key in rows], np.int32)
   if fault:
     fault += f"; the {shown.sum()} pictures before that are used."
   return {
-    "key": np.array(keys, np.bytes_).reshape(-1)[shown],
+    "key": np.array(list(rows), np.bytes_).reshape(-1)[shown],
     "offset": table[shown, :, 0],
     "size": table[shown, :, 1],
+    "label": label[shown],
     "fault": np.array(fault),
   }
 
@@ -237,20 +247,30 @@ def _ends(file: pathlib.Path, offset: int) -> bool:
 
 
 def _add(
-  keys: list[bytes], rows: list[np.ndarray], member: tarfile.TarInfo
-) -> None:
-  """Enters a member into the example that it belongs to."""
+  rows: dict[bytes, np.ndarray], member: tarfile.TarInfo
+) -> bytes | None:
+  """Enters a member into its example; the example's key if it is the class."""
   directory, slash, name = member.name.rpartition("/")
   stem, _, suffix = name.partition(".")
   suffix = suffix.lower()
   part = "image" if f".{suffix}" in folder.SUFFIXES else suffix
-  if part not in PARTS or not stem:
-    return
+  if part not in (*PARTS, "cls") or not stem:
+    return None
   key = f"{directory}{slash}{stem}".encode("utf-8", "replace")
-  if not keys or keys[-1] != key:
-    keys.append(key)
-    rows.append(np.full((len(PARTS), 2), -1, np.int64))
-  rows[-1][PARTS.index(part)] = member.offset_data, member.size
+  row = rows.setdefault(key, np.full((len(PARTS), 2), -1, np.int64))
+  if part == "cls":
+    return key
+  row[PARTS.index(part)] = member.offset_data, member.size
+  return None
+
+
+def _class(tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
+  """The number that a member holds; -1 if it holds none."""
+  data = tar.extractfile(member)
+  try:
+    return max(int(data.read()), -1) if data else -1
+  except ValueError:
+    return -1
 
 
 def _captions(parts: Mapping[str, bytes]) -> list[str]:
