@@ -12,11 +12,11 @@ from test_stages import prior_task
 
 from configs import emoji32_critic
 from vq_jax import pipeline, weights
-from vq_jax.data import _loader, tokens
+from vq_jax.data import _loader, _shards, tokens
 from vq_jax.priors import absorbing
 from vq_jax.samplers import critic as sampler
 from vq_jax.system import build_system, conditional_model
-from vq_jax.train import checkpoint, critic, sampling
+from vq_jax.train import checkpoint, codes, critic, sampling
 from vq_jax.types import Model
 
 
@@ -59,12 +59,13 @@ def runs(tmp_path_factory):
   manifest = tokens.read_manifest(str(path))
   for split in ("train", "validation"):
     batches = _loader.padded(rows, ["ids", "label"], 8)
-    manifest["splits"][split] = [tokens.write(path, split, batches, k)]
+    manifest["splits"][split] = [_shards.write(path, split, batches, k)]
   weights.write_json(path / tokens.MANIFEST, manifest)
   key = jax.random.key(0)
   state = jax.eval_shape(task.init, key)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
   save_run(place / "prior", config, zeros)
+  codes.adopt_tokenizer(config, place / "prior")
 
   judged = json.loads(emoji32_critic.get_config("smoke").to_json())
   judged["data"]["path"] = str(path)

@@ -7,7 +7,7 @@ import pytest
 
 from configs import emoji32_vqgan
 from vq_jax import weights
-from vq_jax.data import _loader, synthetic, tokens
+from vq_jax.data import _loader, _shards, synthetic, tokens
 from vq_jax.train import quality
 
 COUNT, BATCH = 24, 8
@@ -23,7 +23,7 @@ def case(tmp_path):
   rows = [{"ids": np.arange(4)}] * COUNT
   splits = {
     split: [
-      tokens.write(
+      _shards.write(
         tmp_path / "tokens", split, _loader.padded(rows, ("ids",), BATCH), 4
       )
     ]

@@ -20,7 +20,7 @@ from configs import (
   vq_diffusion_emoji_text,
 )
 from vq_jax import pipeline, weights
-from vq_jax.data import _loader, tokens
+from vq_jax.data import _loader, _shards, tokens
 from vq_jax.train import checkpoint, layout, loop, prior, vqgan
 from vq_jax.train.log import Log
 
@@ -80,7 +80,7 @@ def prior_task(path, module=emoji32_absorbing, **changes):
   ]
   splits = {
     split: [
-      tokens.write(
+      _shards.write(
         path,
         split,
         _loader.padded(rows, list(rows[0]), 8),

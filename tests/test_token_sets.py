@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vq_jax.data import _loader, tokens
+from vq_jax.data import _loader, _shards, tokens
 
 CAPTIONS = ("crab", "", "Ärger\u2028“日本” 🦀\n", "a\tb" * 40)
 
@@ -21,7 +21,7 @@ def batches(ids, batch=4):
 def make(path, ids, vocab_size, split="train", size=4):
   """A whole token set of one split, as `--mode=tokenize` leaves it."""
   records = [
-    tokens.write(path, f"{split}-{i}", batches(ids[i : i + size]), vocab_size)
+    _shards.write(path, f"{split}-{i}", batches(ids[i : i + size]), vocab_size)
     for i in range(0, len(ids), size)
   ]
   manifest = {
@@ -96,7 +96,7 @@ def test_tokens_are_mapped_not_read(written):
 def test_any_caption_of_an_image_is_drawn(tmp_path):
   rows = [{"ids": np.zeros(2, int), "captions": "a\nb", "caption": "a"}]
   batch = _loader.padded(rows, list(rows[0]), 1)
-  record = tokens.write(tmp_path, "train-0", batch, 4)
+  record = _shards.write(tmp_path, "train-0", batch, 4)
   source = tokens.Source(tmp_path, [record])
   drawn = [source.draw(0, np.random.default_rng(s)) for s in range(20)]
   assert {row["caption"] for row in drawn} == {"a", "b"}
@@ -111,7 +111,7 @@ def test_nothing_but_shards_and_manifest_is_left(written):
   assert names == ["manifest.json", "train-0", "train-4", "train-8"]
   files = sorted(path.name for path in (written / "train-0").iterdir())
   columns = ["caption.ends.npy", "caption.utf8.npy", "ids.npy", "label.npy"]
-  assert files == [*columns, tokens.RECORD]
+  assert files == [*columns, _shards.RECORD]
   read = tokens.source("train", path=str(written))
   np.testing.assert_array_equal(read.columns["ids"], ids)
 
@@ -179,4 +179,4 @@ def test_a_token_out_of_range_is_never_written(tmp_path):
     make(tmp_path, ids, 16)
   assert not list(tmp_path.iterdir())
   with pytest.raises(ValueError, match=r"token -1 at position 1 of image 0"):
-    tokens.check_ids(np.array([[0, -1]]), 4, "here")
+    _shards.check_ids(np.array([[0, -1]]), 4, "here")

@@ -26,7 +26,7 @@ from vq_jax.system import (
   conditional_model,
   init_system,
 )
-from vq_jax.train import checkpoint, frozen, layout, optimizer
+from vq_jax.train import checkpoint, codes, frozen, layout, optimizer
 from vq_jax.train.request import Worded, asked, read_tokens
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Model, Params
@@ -55,6 +55,7 @@ def make_task(config: Config) -> Task:
   )
   generator = load(pathlib.Path(config["generator"]), "prior")
   check_pair(config, system, generator)
+  codes.check_tokens(config, pathlib.Path(config["generator"]) / "tokenizer")
   score = make_score(config, system, generator)
   fixed = _fixed(system, generator)
 

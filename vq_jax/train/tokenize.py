@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vq_jax import pipeline, plugins, weights
-from vq_jax.data import _loader, _transforms, tokens
+from vq_jax.data import _loader, _shards, _transforms, tokens
 from vq_jax.ops.sharding import BATCH_AXES
 from vq_jax.train import actions, layout
 from vq_jax.train.log import progress
@@ -143,10 +143,10 @@ def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   own = list(named(splits))[process::processes]
   written = 0
   for name, rows in progress(own, len(own), "shards"):
-    if tokens.finished(directory, name, plan, verify=True):
+    if _shards.finished(directory, name, plan, verify=True):
       continue
     batches = encoded(encode, rows, batch)
-    tokens.write(directory, name, batches, manifest["vocab_size"], plan)
+    _shards.write(directory, name, batches, manifest["vocab_size"], plan)
     written += 1
   print(f"{directory}: {written} shards written, {len(own) - written} kept.")
   finish(directory, manifest, plan, splits, process)
@@ -235,7 +235,7 @@ def finish(
 ) -> None:
   """Writes the manifest if all shards are there, whoever wrote them."""
   names = [name for name, _ in named(splits)]
-  found = {n: tokens.finished(directory, n, plan, verify=False) for n in names}
+  found = {n: _shards.finished(directory, n, plan, verify=False) for n in names}
   missing = [name for name in names if found[name] is None]
   if missing:
     print(
