@@ -222,11 +222,11 @@ def test_results_are_made_ahead_but_no_further():
     for _ in range(3):
       assert allowed.acquire(timeout=10)
     time.sleep(0.02)
-    assert made == [0, 1, 2]
+    assert sorted(made) == [0, 1, 2]
     assert next(results) == 0
     assert allowed.acquire(timeout=10)
     assert list(results) == list(range(1, 10))
-  assert made == list(range(10))
+  assert sorted(made) == list(range(10))
 
 
 def test_waiting_is_measured():
@@ -277,10 +277,11 @@ def test_the_share_of_time_that_training_waits_is_measured(
   slow = task._replace(source=Slow(task.source), update=update)
   row = throughput.measure(config, slow, toy.one_device())
   assert least <= row["data_wait_share"] <= most
-  assert row["train_step_seconds"] > 0.8 * max(read, step)
+  # Two batches may lie ready when the clock starts.
+  assert row["train_step_seconds"] > 0.6 * max(read, step)
   if read:
     # Two threads sleep twice as much in a second as one does.
-    assert row["read_per_second_per_core"] < 1 / read
+    assert 0.5 < row["read_per_second_per_core"] * read < 1.1
     assert 1.3 < row["read_per_second"] / row["read_per_second_per_core"] < 3
 
 

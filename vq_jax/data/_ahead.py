@@ -30,7 +30,10 @@ def threads(count: int = 0) -> Iterator[Run]:
 
 
 class Ahead:
-  """make(n) for each n in turn, made in a thread before it is asked for.
+  """make(n) for each n in turn, made in threads before it is asked for.
+
+  Several are made at once: else those who read for one would have nothing to do
+  while it is put together.
 
   Attributes:
     waited: seconds that the last result was waited for.
@@ -42,7 +45,7 @@ class Ahead:
     """ahead: results that may lie ready, or be under way, at any time."""
     self.waited = 0.0
     self._make, self._numbers = make, iter(numbers)
-    self._pool = concurrent.futures.ThreadPoolExecutor(1, "ahead")
+    self._pool = concurrent.futures.ThreadPoolExecutor(ahead, "ahead")
     self._queue: collections.deque = collections.deque()
     for _ in range(ahead):
       self._push()
@@ -57,7 +60,7 @@ class Ahead:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    """Ends the thread after what it is at; the rest is never made."""
+    """Ends the threads after what they are at; the rest is never made."""
     self._pool.shutdown(cancel_futures=True)
 
   def __iter__(self) -> "Ahead":

@@ -97,7 +97,7 @@ def padded(
   """Every example once, in order, in batches of one size.
 
   The last batch repeats its last example; `mask` [b] is False there, so that a
-  metric neither drops nor double-counts an image. The next batch is read while
+  metric neither drops nor double-counts an image. The next ones are read while
   one is in use.
   """
   count = len(source) if limit is None else min(limit, len(source))
@@ -108,5 +108,5 @@ def padded(
       examples = run(source.__getitem__, np.minimum(where, count - 1).tolist())
       return stack(list(examples), keys) | {"mask": where < count}
 
-    with _ahead.Ahead(rows, range(0, count, batch), 1) as batches:
+    with _ahead.Ahead(rows, range(0, count, batch)) as batches:
       yield from batches

@@ -55,11 +55,17 @@ def reading(
     task.source, task.inputs, size, config["seed"], loader.balance
   )
   with _ahead.threads(threads) as run:
-    shuffled.rows(0, run=run)  # Opens what has to be opened.
-    begin = time.perf_counter()
-    for step in lasting(1):
-      shuffled.rows(step + 1, run=run)
-    return size * (step + 1) / (time.perf_counter() - begin)
+
+    def rows(step: int) -> dict:
+      return shuffled.rows(step, run=run)
+
+    with _ahead.Ahead(rows, range(2**31), loader.ahead) as batches:
+      next(batches)  # Opens what has to be opened.
+      begin, count = time.perf_counter(), 0
+      for _ in lasting(1):
+        next(batches)
+        count += size
+      return count / (time.perf_counter() - begin)
 
 
 def waiting(
