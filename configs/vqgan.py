@@ -116,6 +116,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if chosen:
     c.data = _datasets.section(chosen)
   c.splits = ("train", "validation")  # What --mode=tokenize writes.
+  # What --mode=tokenize does with each training image, and who of how many
+  # processes does it: jobs of an array set the last two, -1 asks JAX.
+  c.tokenize = dict(
+    views=1, mirror=False, seed=0, shard=2**16, process=-1, processes=1
+  )
+  # balance="class" shows all classes equally often; threads=0 is one a core.
+  c.loader = dict(balance="", threads=0, ahead=2)
   c.flip = False
 
   c.tokenizer = dict(
