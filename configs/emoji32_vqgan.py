@@ -36,6 +36,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   c.data = dict(name="emoji", size=32, label="both")
   c.splits = ("train", "validation", "heldout")  # What --mode=tokenize writes.
+  # What --mode=tokenize does with each training image, and who of how many
+  # processes does it: jobs of an array set the last two, -1 asks JAX.
+  c.tokenize = dict(
+    views=1, mirror=False, seed=0, shard=2**16, process=-1, processes=1
+  )
   c.flip = True
 
   # Sized for two CPU cores, where the gradients of convolutions are the cost.

@@ -9,9 +9,14 @@ imagenet_f16_16384, openimages_f8 (arXiv:2012.09841); imagenet_maskgit
 as vq_jax/data/folder.py reads it; config.loss.lpips_weights a file as
 vq_jax/features/lpips.py reads it. `--config.init_from=RUN` fine-tunes a run or
 what --mode=convert made of an official checkpoint.
+
+`VARIANT,SET` trains on one of configs/_datasets.py instead, such as
+`churches,lsun_churches`; docs/data.md says where to get it.
 """
 
 import ml_collections
+
+from configs import _datasets
 
 # As released, with the small weight on the codes: not as in the papers.
 NEAREST = dict(
@@ -94,6 +99,7 @@ VARIANTS = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """One of VARIANTS; `smoke` is ffhq with a net that fits anywhere."""
+  arg, _, chosen = arg.partition(",")
   smoke = arg == "smoke"
   name = "ffhq" if arg in ("", "smoke") else arg
   if name not in VARIANTS:
@@ -107,7 +113,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.init_from = ""  # Directory of a run whose weights this one starts from.
 
   c.data = dict(name="folder", path=f"data/{name}", size=256)
+  if chosen:
+    c.data = _datasets.section(chosen)
   c.splits = ("train", "validation")  # What --mode=tokenize writes.
+  # What --mode=tokenize does with each training image, and who of how many
+  # processes does it: jobs of an array set the last two, -1 asks JAX.
+  c.tokenize = dict(
+    views=1, mirror=False, seed=0, shard=2**16, process=-1, processes=1
+  )
+  # balance="class" shows all classes equally often; threads=0 is one a core.
+  c.loader = dict(balance="", threads=0, ahead=2)
   c.flip = False
 
   c.tokenizer = dict(

@@ -12,11 +12,11 @@ from test_stages import prior_task
 
 from configs import emoji32_critic
 from vq_jax import pipeline, weights
-from vq_jax.data import _loader, tokens
+from vq_jax.data import _loader, _shards, tokens
 from vq_jax.priors import absorbing
 from vq_jax.samplers import critic as sampler
 from vq_jax.system import build_system, conditional_model
-from vq_jax.train import checkpoint, critic, judging, sampling
+from vq_jax.train import checkpoint, codes, critic, judging, sampling
 from vq_jax.types import Model
 
 
@@ -59,9 +59,10 @@ def save_prior(place, fresh):
   manifest = tokens.read_manifest(str(path))
   for split in ("train", "validation"):
     batches = _loader.padded(rows, ["ids", "label"], 8)
-    manifest["splits"][split] = tokens.write(str(path), split, batches, k)
+    manifest["splits"][split] = [_shards.write(path, split, batches, k)]
   weights.write_json(path / tokens.MANIFEST, manifest)
   save_run(place / "prior", config, fresh(task, jax.random.key(0)))
+  codes.adopt_tokenizer(config, place / "prior")
   return config
 
 

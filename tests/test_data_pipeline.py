@@ -1,20 +1,84 @@
-"""Loader and token sets: every example once, nothing damaged read."""
+"""Loader and order: what threads, processes and history may not change."""
 
 import collections
-import json
+import itertools
+import math
+import threading
+import time
 
+import jax
 import numpy as np
 import pytest
+import toy
 
-from vq_jax.data import _loader, tokens
+from vq_jax.data import _ahead, _loader, _order
+from vq_jax.train import feed, throughput
 
 
 def numbers(count):
   return [{"i": np.int32(i), "word": f"w{i}"} for i in range(count)]
 
 
-def loader(count, batch, seed=0):
-  return _loader.Shuffled(numbers(count), ("i", "word"), batch, seed)
+def loader(count, batch, seed=0, **options):
+  return _loader.Shuffled(numbers(count), ("i", "word"), batch, seed, **options)
+
+
+class Classes(list):
+  """Examples of classes, the first of which is common."""
+
+  def __init__(self, counts):
+    self.labels = np.repeat(np.arange(len(counts)) * 7 - 3, counts)
+    super().__init__({"i": i} for i in range(len(self.labels)))
+
+
+class Noisy(list):
+  """A source whose training examples are random, and slow at random."""
+
+  def draw(self, i, rng):
+    time.sleep(0.002 * (i % 3))
+    return {**self[i], "noise": rng.random(3)}
+
+
+# --- The order ---
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 12, 100, 1000])
+def test_every_salt_is_a_permutation(count):
+  for salt in range(20):
+    salts = np.broadcast_to(_order.mix(salt, 5), count)
+    places = _order.permute(np.arange(count), count, salts)
+    assert sorted(places) == list(range(count))
+
+
+def test_all_orders_of_five_are_equally_likely():
+  """Chi-squared of 120 orders: 119 +- 15 if they are, 600 with four rounds."""
+  salts = _order.mix(np.arange(24_000), 9)
+  places = [_order.permute(np.full(len(salts), i), 5, salts) for i in range(5)]
+  found = collections.Counter(zip(*map(np.ndarray.tolist, places), strict=True))
+  assert set(found) <= set(itertools.permutations(range(5)))
+  expected = len(salts) / math.factorial(5)
+  counts = [found[order] for order in itertools.permutations(range(5))]
+  assert sum((c - expected) ** 2 / expected for c in counts) < 119 + 6 * 15
+
+
+def test_an_order_of_a_trillion_costs_what_is_asked_of_it():
+  order = _order.shuffled(10**12, 0)
+  found = order(np.arange(10**15, 10**15 + 1000))
+  assert len(set(found.tolist())) == 1000
+  assert found.min() >= 0 and found.max() < 10**12
+  # The mean of 1000 that are drawn uniformly, within four deviations.
+  assert abs(found.mean() / 10**12 - 0.5) < 4 / math.sqrt(12 * 1000)
+
+
+def test_orders_are_what_they_always_were():
+  """One may not change between versions, or no run could be resumed."""
+  assert _order.mix(1, 2).tolist() == [13608149317741381227]
+  salt = np.broadcast_to(_order.mix(0, 0, 0), 10)
+  computed = _order.permute(np.arange(10), 10, salt)
+  assert computed.tolist() == [8, 4, 1, 2, 7, 5, 9, 0, 6, 3]
+  epochs = [np.random.default_rng([7, e]).permutation(10) for e in (0, 1)]
+  found = _order.shuffled(10, 7)(np.arange(20))
+  np.testing.assert_array_equal(found, np.concatenate(epochs))
 
 
 @pytest.mark.parametrize(
@@ -45,17 +109,82 @@ def test_the_order_has_no_memory():
     np.testing.assert_array_equal(shuffled.indices(step), forward[step])
 
 
+def test_no_data_is_said():
+  with pytest.raises(ValueError, match="training data is empty"):
+    loader(0, 4)
+
+
+# --- Balance ---
+
+
+def test_balanced_classes_come_in_turn_and_their_examples_too():
+  counts = (60, 5, 2)
+  source = Classes(counts)
+  shuffled = _loader.Shuffled(source, ("i",), 6, 0, "class")
+  stream = np.concatenate([shuffled.indices(s) for s in range(60)])
+  labels = source.labels[stream].reshape(-1, 3)
+  assert (np.sort(labels) == np.unique(source.labels)).all()
+  assert len({tuple(row) for row in labels}) == 6  # In every order.
+  for label, count in zip(np.unique(source.labels), counts, strict=True):
+    own = stream[source.labels[stream] == label]
+    for epoch in own[: len(own) // count * count].reshape(-1, count):
+      assert set(epoch) == set(np.flatnonzero(source.labels == label))
+
+
+def test_a_balance_without_classes_is_refused():
+  with pytest.raises(ValueError, match="classes are known without reading"):
+    loader(8, 4, balance="class")
+  with pytest.raises(ValueError, match=r"loader\.balance is 'clas'.*'class'"):
+    loader(8, 4, balance="clas")
+
+
+# --- Processes, threads, resumed runs ---
+
+
+@pytest.mark.parametrize("balance", ["", "class"])
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_the_shares_of_processes_are_the_batch(processes):
-  shuffled = loader(10, 8)
-  whole = shuffled.rows(3)
-  shares = [shuffled.rows(3, p, processes) for p in range(processes)]
+@pytest.mark.parametrize("threads", [1, 5])
+def test_neither_processes_nor_threads_change_a_batch(
+  balance, processes, threads
+):
+  source = Noisy({"i": i} for i in range(13))
+  source.labels = np.arange(13) % 2
+  make = lambda: _loader.Shuffled(source, ("i", "noise"), 8, 3, balance)  # noqa: E731
+  whole = make().rows(5)
+  with _ahead.threads(threads) as run:
+    shares = [make().rows(5, p, processes, run) for p in range(processes)]
   assert {len(share["i"]) for share in shares} == {8 // processes}
-  np.testing.assert_array_equal(
-    np.concatenate([share["i"] for share in shares]), whole["i"]
-  )
-  words = [word for share in shares for word in share["word"]]
-  assert words == whole["word"]
+  for key in whole:
+    found = np.concatenate([share[key] for share in shares])
+    np.testing.assert_array_equal(found, whole[key])
+
+
+def test_what_is_random_is_another_in_every_epoch():
+  source = Noisy({"i": i} for i in range(4))
+  shuffled = _loader.Shuffled(source, ("i", "noise"), 4, 0)
+  noise = np.concatenate([shuffled.rows(s)["noise"] for s in range(3)])
+  assert len(np.unique(noise)) == noise.size
+
+
+def fed(steps, **options):
+  """What training is fed: {step: (examples, noise)}."""
+  source = Noisy({"i": i} for i in range(11))
+  task = toy.make_task(toy.get_config().to_dict())
+  task = task._replace(source=source, inputs=("i", "noise"))
+  options = feed.Loader(**options)
+  with feed.feed(task, toy.one_device(), 4, 0, steps, options) as batches:
+    rows = [{k: np.asarray(v) for k, v in b.items()} for b in batches]
+  return dict(zip(steps, rows, strict=True))
+
+
+@pytest.mark.parametrize(
+  "options", [{"threads": 1}, {"threads": 4, "ahead": 5}]
+)
+def test_a_resumed_run_is_fed_what_an_unbroken_one_is(options):
+  whole = fed(range(7))
+  for step, rows in fed(range(3, 7), **options).items():
+    for key, value in rows.items():
+      np.testing.assert_array_equal(value, whole[step][key])
 
 
 def test_rows_belong_together():
@@ -63,9 +192,92 @@ def test_rows_belong_together():
   assert rows["word"] == [f"w{i}" for i in rows["i"]]
 
 
-def test_no_data_is_said():
-  with pytest.raises(ValueError, match="training data is empty"):
-    loader(0, 4)
+def test_a_wrong_number_of_threads_is_said():
+  with pytest.raises(ValueError, match=r"loader\.threads is -1; 0 or more"):
+    feed.Loader(threads=-1)
+  with pytest.raises(ValueError, match=r"loader\.ahead is 0; 1 or more"):
+    feed.Loader(ahead=0)
+
+
+# --- Ahead ---
+
+
+def test_results_are_made_ahead_but_no_further():
+  made, allowed = [], threading.Semaphore(0)
+
+  def make(number):
+    made.append(number)
+    allowed.release()
+    return number
+
+  with _ahead.Ahead(make, range(10), 3) as results:
+    for _ in range(3):
+      assert allowed.acquire(timeout=10)
+    time.sleep(0.02)
+    assert sorted(made) == [0, 1, 2]
+    assert next(results) == 0
+    assert allowed.acquire(timeout=10)
+    assert list(results) == list(range(1, 10))
+  assert sorted(made) == list(range(10))
+
+
+def test_waiting_is_measured():
+  with _ahead.Ahead(lambda n: time.sleep(0.05 * (n == 1)), range(3)) as results:
+    next(results)
+    next(results)
+    assert results.waited > 0.02
+    next(results)
+    assert results.waited < 0.02
+
+
+def test_an_error_in_a_thread_is_raised_where_its_result_is_asked_for():
+  with _ahead.Ahead(lambda n: 1 // (n - 1), range(4)) as results:
+    assert next(results) == -1
+    with pytest.raises(ZeroDivisionError):
+      next(results)
+  assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
+
+
+# --- Waiting for data ---
+
+
+@pytest.mark.parametrize(
+  ("read", "step", "least", "most"), [(0.0, 0.05, 0, 0.4), (0.05, 0.0, 0.6, 1)]
+)
+def test_the_share_of_time_that_training_waits_is_measured(
+  monkeypatch, read, step, least, most
+):
+  """None if an update takes longer than two reads by two threads, else most."""
+
+  class Slow(list):
+    def draw(self, i, rng):
+      time.sleep(read)
+      return self[i]
+
+  def sleep(x):
+    time.sleep(step)
+    return x
+
+  def update(state, batch, key):
+    state, metrics = task.update(state, batch, key)
+    loss = jax.pure_callback(sleep, metrics["loss"], metrics["loss"])
+    return state, {**metrics, "loss": loss}
+
+  monkeypatch.setattr(throughput, "SECONDS", 0.2)
+  config = toy.get_config().to_dict() | {"batch": 2, "loader": {"threads": 2}}
+  task = toy.make_task(config)
+  slow = task._replace(source=Slow(task.source), update=update)
+  row = throughput.measure(config, slow, toy.one_device())
+  assert least <= row["data_wait_share"] <= most
+  # Two batches may lie ready when the clock starts.
+  assert row["train_step_seconds"] > 0.6 * max(read, step)
+  if read:
+    # Two threads sleep twice as much in a second as one does.
+    assert 0.5 < row["read_per_second_per_core"] * read < 1.1
+    assert 1.3 < row["read_per_second"] / row["read_per_second_per_core"] < 3
+
+
+# --- Padding ---
 
 
 @pytest.mark.parametrize("count", [1, 4, 7, 8, 9])
@@ -75,116 +287,5 @@ def test_padded_covers_every_example_once(count, limit):
   for rows in _loader.padded(numbers(count), ("i", "word"), 4, limit):
     assert len(rows["i"]) == len(rows["word"]) == len(rows["mask"]) == 4
     seen.update(rows["i"][rows["mask"]].tolist())
-  assert seen == dict.fromkeys(range(min(count, limit or count)), 1)
-
-
-# --- Token sets ---
-
-
-def batches(ids, batch=4):
-  examples = [
-    {"ids": row, "label": i % 3, "caption": f"number {i}"}
-    for i, row in enumerate(ids)
-  ]
-  return _loader.padded(examples, ("ids", "label", "caption"), batch)
-
-
-def make(path, ids, vocab_size, split="train", **options):
-  """A whole token set of one split, as `--mode=tokenize` leaves it."""
-  names = tokens.write(str(path), split, batches(ids), vocab_size, **options)
-  manifest = {
-    "vocab_size": vocab_size,
-    "grid": [2, 3],
-    "splits": {split: names},
-  }
-  (path / tokens.MANIFEST).write_text(json.dumps(manifest))
-  return names
-
-
-@pytest.fixture
-def written(tmp_path):
-  """Ten images of six tokens, K = 16, in shards of four."""
-  ids = np.random.default_rng(0).integers(0, 16, (10, 6))
-  names = make(tmp_path, ids, 16, shard_size=4)
-  assert names == [f"train-0000{i}.npz" for i in range(3)]
-  return tmp_path
-
-
-@pytest.mark.parametrize(
-  ("vocab_size", "kind"),
-  [(16, np.uint16), (2**16, np.uint16), (2**16 + 1, np.uint32)],
-)
-def test_tokens_round_trip(tmp_path, vocab_size, kind):
-  ids = np.random.default_rng(0).integers(0, vocab_size, (10, 6))
-  ids[3, 2] = vocab_size - 1
-  names = make(tmp_path, ids, vocab_size, shard_size=4)
-  assert len(names) == 3
-  with np.load(tmp_path / names[0]) as shard:
-    assert shard["ids"].dtype == kind and shard["ids"].shape == (4, 6)
-  source = tokens.source("train", path=str(tmp_path))
-  assert len(source) == 10
-  for i in range(10):
-    example = source[i]
-    np.testing.assert_array_equal(example["ids"], ids[i])
-    assert example["ids"].dtype == np.int32
-    assert example["label"] == i % 3
-    assert example["caption"] == f"number {i}"
-    assert type(example["caption"]) is str
-
-
-def test_nothing_but_shards_and_manifest_is_left(written):
-  names = sorted(path.name for path in written.iterdir())
-  assert names == ["manifest.json", *(f"train-0000{i}.npz" for i in range(3))]
-
-
-@pytest.mark.parametrize("keep", [0, 10, 400, -1])
-def test_a_truncated_shard_is_named(written, keep):
-  file = written / "train-00001.npz"
-  file.write_bytes(file.read_bytes()[:keep])
-  with pytest.raises(ValueError, match=r"train-00001\.npz is damaged"):
-    tokens.source("train", path=str(written))
-
-
-def test_a_flipped_byte_is_noticed(written):
-  file = written / "train-00001.npz"
-  data = bytearray(file.read_bytes())
-  data[data.index(b"ids.npy") + 200] ^= 0xFF
-  file.write_bytes(data)
-  with pytest.raises(ValueError, match=r"train-00001\.npz is damaged"):
-    tokens.source("train", path=str(written))
-
-
-def test_a_missing_shard_is_named(written):
-  (written / "train-00002.npz").unlink()
-  with pytest.raises(FileNotFoundError, match=r"train-00002\.npz is missing"):
-    tokens.source("train", path=str(written))
-
-
-def test_a_missing_or_damaged_manifest_is_said(written):
-  with pytest.raises(ValueError, match=r"no split 'test'.*'train'"):
-    tokens.source("test", path=str(written))
-  (written / tokens.MANIFEST).write_text("{")
-  with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
-    tokens.source("train", path=str(written))
-  (written / tokens.MANIFEST).unlink()
-  with pytest.raises(FileNotFoundError, match="no finished token set"):
-    tokens.source("train", path=str(written))
-
-
-def test_a_split_without_images_is_said(tmp_path):
-  manifest = {"vocab_size": 4, "grid": [1, 1], "splits": {"train": []}}
-  (tmp_path / tokens.MANIFEST).write_text(json.dumps(manifest))
-  with pytest.raises(ValueError, match=r"'train' .* holds no image"):
-    tokens.source("train", path=str(tmp_path))
-
-
-def test_a_token_out_of_range_is_named(tmp_path):
-  ids = np.zeros((10, 6), int)
-  ids[7, 2], ids[8, 0] = 16, 20
-  make(tmp_path, ids, 16, shard_size=4)
-  with pytest.raises(
-    ValueError, match=r"token 16 at position 2 of image 7 .*0\.\.15 \(2 such"
-  ):
-    tokens.source("train", path=str(tmp_path))
-  with pytest.raises(ValueError, match=r"token -1 at position 1 of image 0"):
-    tokens.check_ids(np.array([[0, -1]]), 4, "here")
+  assert list(seen) == list(range(min(count, limit or count)))
+  assert set(seen.values()) == {1}

@@ -1,12 +1,15 @@
 """Pictures in folders: what is shown, and that bad files end no run."""
 
+import concurrent.futures
+import json
 import logging
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vq_jax.data import _loader, folder
+from vq_jax.data import _loader, _transforms, folder
 
 
 def paint(path, color=(200, 30, 60), size=(12, 8), mode="RGB", **options):
@@ -29,7 +32,7 @@ def everything(path, split="train", size=4):
 
 
 def test_contract(root):
-  (root / "cat" / "03.txt").write_text(" a  tabby\ncat ")
+  (root / "cat" / "03.txt").write_text(" a  tabby cat ")
   examples = everything(root) + everything(root, "validation")
   shown = {}
   for example in examples:
@@ -51,7 +54,7 @@ def test_the_hash_splits_everything_once_and_for_all(root):
   assert 0 < len(validation) <= 4 + 4 * (40 * 0.09) ** 0.5
   paint(root / "ant" / "new.png")
   again = folder.source("validation", path=str(root), size=4)
-  kept = [name for name in again.files if name != "ant/new.png"]
+  kept = [name for name in again.records.files if name != "ant/new.png"]
   assert len(kept) == len(validation)
 
 
@@ -71,52 +74,6 @@ def test_folders_split_by_hand_share_their_labels(tmp_path):
     everything(tmp_path, "validation")
 
 
-def test_the_middle_is_cut_out_of_the_scaled_picture(tmp_path):
-  """Of 12 x 6 the middle 6 x 6, by block means, whichever side is longer."""
-  noise = np.random.default_rng(0).integers(0, 256, (6, 12, 3)).astype(np.uint8)
-  smooth = np.array(Image.fromarray(noise).resize((120, 60)).resize((12, 6)))
-  for name, array in (("wide", smooth), ("tall", smooth.transpose(1, 0, 2))):
-    file = tmp_path / f"{name}.png"
-    Image.fromarray(array).save(file)
-    middle = array[:, 3:9] if name == "wide" else array[3:9]
-    np.testing.assert_array_equal(folder.read_image(file, 6), middle)
-    means = middle.reshape(2, 3, 2, 3, 3).mean((1, 3))
-    assert np.abs(folder.read_image(file, 2) - means).max() < 20
-  assert folder.read_image(file, 24).shape == (24, 24, 3)
-
-
-@pytest.mark.parametrize(
-  ("mode", "color", "expected"),
-  [
-    ("L", 90, (90, 90, 90)),
-    ("1", 1, (255, 255, 255)),
-    ("RGBA", (200, 30, 60, 0), (255, 255, 255)),
-    ("RGBA", (200, 30, 60, 255), (200, 30, 60)),
-    ("LA", (0, 0), (255, 255, 255)),
-    ("I;16", 90 * 257, (90, 90, 90)),
-    ("P", 0, (0, 0, 0)),
-  ],
-)
-def test_every_kind_of_pixel_is_rgb_on_white(tmp_path, mode, color, expected):
-  paint(tmp_path / "x.png", color, mode=mode)
-  image = folder.read_image(tmp_path / "x.png", 4)
-  np.testing.assert_array_equal(image, np.broadcast_to(expected, (4, 4, 3)))
-
-
-def test_cameras_that_lay_on_their_side(tmp_path):
-  """EXIF orientation 6 is a quarter turn clockwise to be upright."""
-  array = np.zeros((8, 8, 3), np.uint8)
-  array[:4] = 255  # The top, which turns to the right.
-  exif = Image.Exif()
-  exif[0x0112] = 6
-  Image.fromarray(array).save(tmp_path / "x.png", exif=exif)
-  upright = np.zeros((8, 8, 3), np.uint8)
-  upright[:, 4:] = 255
-  np.testing.assert_array_equal(
-    folder.read_image(tmp_path / "x.png", 8), upright
-  )
-
-
 def test_what_is_no_picture_is_not_listed(root):
   (root / "cat" / "._00.png").write_bytes(b"a Mac's")
   (root / ".thumbnails").mkdir()
@@ -128,7 +85,7 @@ def test_what_is_no_picture_is_not_listed(root):
 
 def damage(pictures, *indices):
   for i in indices:
-    file = pictures.root / pictures.files[i]
+    file = pictures.records.root / pictures.records.files[i]
     file.write_bytes(file.read_bytes()[:40])
 
 
@@ -144,10 +101,10 @@ def test_a_bad_file_is_replaced_by_the_next_good_one(root, caplog):
         np.testing.assert_array_equal(shown["image"], good[instead]["image"])
         assert shown["label"] == good[instead]["label"]
   order = (3, 2, len(pictures) - 1)
-  assert pictures.skipped == [pictures.files[i] for i in order]
+  assert pictures.skipped == [pictures.records.name(i) for i in order]
   assert len(caplog.messages) == 3  # Each is told of once.
-  assert pictures.files[3] in caplog.messages[0]
-  assert "3 of 4 files so far" in caplog.messages[2]
+  assert pictures.records.files[3] in caplog.messages[0]
+  assert "3 of 4 so far" in caplog.messages[2]
 
 
 def test_training_batches_do_not_depend_on_when_a_file_was_found_bad(root):
@@ -164,19 +121,32 @@ def test_training_batches_do_not_depend_on_when_a_file_was_found_bad(root):
   np.testing.assert_array_equal(batches[0]["label"], batches[1]["label"])
 
 
-def test_more_bad_than_good_files_are_an_error(root):
+def test_too_many_bad_files_end_the_run_with_their_names(root):
+  def read(max_bad, bad):
+    pictures = folder.source("train", path=str(root), size=4, max_bad=max_bad)
+    for i in (*range(bad, len(pictures)), *range(bad)):
+      pictures[i]
+    return pictures
+
   pictures = folder.source("train", path=str(root), size=4)
-  damage(pictures, *range(folder.ENOUGH))
-  with pytest.raises(ValueError, match="16 of the 16 files read"):
-    pictures[0]
+  damage(pictures, *range(len(pictures) - 16, len(pictures)))
+  assert len(read(0.01, 0).skipped) == 16  # Few enough, whatever their share.
+  damage(pictures, 0)
+  with pytest.raises(ValueError, match=r"17 of the .*max_bad = 0.01") as told:
+    read(0.01, 0)
+  assert pictures.records.files[0] in str(told.value)
+  assert pictures.records.files[-1] in str(told.value)
+  assert len(read(0.6, 0).skipped) == 17
+  with pytest.raises(ValueError, match="max_bad is 7; it is a share"):
+    read(7, 0)
 
 
-def test_of_few_files_all_are_read_before_giving_up(tmp_path):
+def test_of_few_files_half_may_be_bad(tmp_path):
   for i in range(3):
     paint(tmp_path / "train" / "a" / f"{i}.png", (i, 0, 0))
   pictures = folder.source("train", path=str(tmp_path), size=4)
   damage(pictures, 0, 1)
-  with pytest.raises(ValueError, match="2 of the 3 files read"):
+  with pytest.raises(ValueError, match="2 of the 2 pictures read"):
     [pictures[i] for i in (0, 1, 2)]
 
 
@@ -190,14 +160,99 @@ def test_half_of_two_is_not_more_than_half(tmp_path):
     pictures[2]
 
 
+def test_threads_see_what_one_reader_sees(root):
+  alone = folder.source("train", path=str(root), size=4)
+  damage(alone, 2, 3, 11)
+  together = folder.source("train", path=str(root), size=4)
+  order = list(range(len(alone))) * 3
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    shown = list(pool.map(lambda i: together[i]["image"], order))
+  for i, image in zip(order, shown, strict=True):
+    np.testing.assert_array_equal(image, alone[i]["image"])
+  assert sorted(together.skipped) == sorted(alone.skipped)
+
+
+def test_a_draw_is_a_function_of_seed_and_position(root):
+  """Crops and captions too, whichever file stands in for a bad one."""
+  (root / "cat" / "05.txt").write_text("one\n\ntwo \n three\n")
+  section = dict(crop="random_resized", flip=True)
+  pictures = folder.source("train", path=str(root), size=4, transform=section)
+  i = pictures.records.files.index("cat/05.png")
+  rng = _transforms.randomness
+  said = [pictures.draw(i, rng(0, p))["caption"] for p in range(60)]
+  assert said == [pictures.draw(i, rng(0, p))["caption"] for p in range(60)]
+  assert {text: said.count(text) > 8 for text in said} == dict.fromkeys(
+    ("one", "two", "three"), True
+  )
+  assert pictures[i]["caption"] == "one"
+  assert pictures[i]["captions"] == "one\ntwo\nthree"
+  damage(pictures, i - 1)
+  for key, value in pictures.draw(i, rng(0, 9)).items():
+    np.testing.assert_array_equal(pictures.draw(i - 1, rng(0, 9))[key], value)
+
+
+def test_lists_split_and_share_their_labels(root):
+  (root / "a.txt").write_text("dog/03.png\ncat/07.png\n\n")
+  (root / "b.txt").write_text("cat/01.png\n")
+  lists = {"train": "a.txt", "validation": "b.txt"}
+  read = lambda split: list(  # noqa: E731
+    folder.source(split, path=str(root), size=4, lists=lists)
+  )
+  assert [int(e["image"][0, 0, 0]) for e in read("train")] == [103, 7]
+  assert [e["label"] for e in read("train")] == [1, 0]
+  source = folder.source("train", path=str(root), size=4, lists=lists)
+  np.testing.assert_array_equal(source.labels, [1, 0])
+  assert [int(e["image"][0, 0, 0]) for e in read("validation")] == [1]
+  with pytest.raises(ValueError, match=r"'test'.*train, validation"):
+    read("test")
+
+
+def test_loose_pictures_with_a_file_of_captions(tmp_path):
+  """Any Unicode; rows of one file add up; no class, so no label."""
+  for i in range(4):
+    paint(tmp_path / "train" / f"{i}.png", (i, 0, 0))
+  cat = "\u732b \U0001f431 nu\u0308r\u2028 \u202ertl"
+  rows = [
+    {"file": "0.png", "caption": cat},
+    {"file": "1.png", "caption": ["a", " ", "b\nc"]},
+    {"file": "1.png", "caption": "d\ud800\0"},  # Half a character.
+  ]
+  text = "\n".join(map(json.dumps, rows)) + "\n\n"
+  (tmp_path / "train" / "captions.jsonl").write_text(text)
+  (tmp_path / "train" / "2.txt").write_bytes(b"\xff torn")
+  shown = everything(tmp_path)
+  assert all("label" not in example for example in shown)
+  said = [example["captions"] for example in shown]
+  assert said == [" ".join(cat.split()), "a\nb c\nd?", "\ufffd torn", ""]
+  for caption in said:
+    caption.encode("utf-8")
+  (tmp_path / "train" / "captions.jsonl").write_text('{"file": 3}')
+  with pytest.raises(ValueError, match=r"captions.jsonl, line 1: a row is"):
+    everything(tmp_path)
+
+
+def test_some_loose_pictures_are_refused(root):
+  paint(root / "loose.png")
+  with pytest.raises(ValueError, match=r"loose.png, that are in none"):
+    everything(root)
+
+
+def test_names_that_are_no_unicode(tmp_path, caplog):
+  paint(tmp_path / "train" / "0.png")
+  os.rename(
+    tmp_path / "train" / "0.png", os.fsencode(tmp_path) + b"/train/\xff.png"
+  )
+  pictures = folder.source("train", path=str(tmp_path), size=4)
+  assert pictures[0]["image"].shape == (4, 4, 3)
+  pictures.records.name(0).encode("utf-8")
+
+
 def test_nothing_there_is_one_sentence(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"no folder of pictures .*none"):
     everything(tmp_path / "none")
   with pytest.raises(FileNotFoundError, match=r"no picture .*'train'.*\.jpg"):
     everything(tmp_path)
-  paint(tmp_path / "loose.png")  # In no class folder.
-  with pytest.raises(FileNotFoundError, match="CLASS/NAME"):
-    everything(tmp_path)
+  (tmp_path / "a" / "b").mkdir(parents=True)
   with pytest.raises(ValueError, match=r"'test'.*train, validation"):
     everything(tmp_path, "test")
   with pytest.raises(ValueError, match="size is 0"):

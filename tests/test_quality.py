@@ -7,7 +7,7 @@ import pytest
 
 from configs import emoji32_vqgan
 from vq_jax import weights
-from vq_jax.data import _loader, synthetic, tokens
+from vq_jax.data import _loader, _shards, synthetic, tokens
 from vq_jax.train import quality
 
 COUNT, BATCH = 24, 8
@@ -22,9 +22,11 @@ def case(tmp_path):
     weights.write_json(tmp_path / part / "tokenizer" / "config.json", section)
   rows = [{"ids": np.arange(4)}] * COUNT
   splits = {
-    split: tokens.write(
-      str(tmp_path / "tokens"), split, _loader.padded(rows, ("ids",), BATCH), 4
-    )
+    split: [
+      _shards.write(
+        tmp_path / "tokens", split, _loader.padded(rows, ("ids",), BATCH), 4
+      )
+    ]
     for split in ("train", "validation")
   }
   manifest = {"vocab_size": 4, "grid": [2, 2], "splits": splits, "data": DATA}

@@ -20,7 +20,7 @@ from configs import (
   vq_diffusion_emoji_text,
 )
 from vq_jax import pipeline, weights
-from vq_jax.data import _loader, tokens
+from vq_jax.data import _loader, _shards, tokens
 from vq_jax.train import checkpoint, layout, loop, prior, vqgan
 from vq_jax.train.log import Log
 
@@ -79,12 +79,14 @@ def prior_task(path, module=emoji32_absorbing, **changes):
     for i, row in enumerate(ids)
   ]
   splits = {
-    split: tokens.write(
-      str(path),
-      split,
-      _loader.padded(rows, list(rows[0]), 8),
-      tokenizer.vocab_size,
-    )
+    split: [
+      _shards.write(
+        path,
+        split,
+        _loader.padded(rows, list(rows[0]), 8),
+        tokenizer.vocab_size,
+      )
+    ]
     for split in ("train", "validation")
   }
   manifest = {

@@ -14,7 +14,15 @@ from vq_jax import evaluate, font, pictures, pipeline, weights
 from vq_jax.data import emoji, tokens
 from vq_jax.data import names as source_of_names
 from vq_jax.tokenizer import characters
-from vq_jax.train import actions, checkpoint, edit, likelihood, prior
+from vq_jax.train import (
+  actions,
+  checkpoint,
+  edit,
+  likelihood,
+  prior,
+  tokenize,
+)
+from vq_jax.train import codes as train_codes
 from vq_jax.train.task import new_state
 
 K = len(font.ALPHABET)
@@ -170,14 +178,14 @@ def run(tmp_path_factory):
   """(config, directory) of a tiny prior, never trained, and its tokens."""
   root = tmp_path_factory.mktemp("text")
   workdir, tokenizer = root / "lcmd", root / "tokenizer"
-  actions.tokenize(resolved(names.get_config()), tokenizer, toy.one_device())
+  tokenize.tokenize(resolved(names.get_config()), tokenizer, toy.one_device())
   config = resolved(lcmd_text.get_config("smoke"))
   config["data"]["path"] = str(tokenizer / "tokens")
   config["net"]["labels"], config["condition"]["dropout"] = 0, 0.0
   config["prior"]["bound_times"] = 2
   config["sample"] |= dict(count=3, batch=2)
   checkpoint.claim(workdir, config)
-  actions.adopt_tokenizer(config, workdir)
+  train_codes.adopt_tokenizer(config, workdir)
   shapes = jax.eval_shape(prior.initial(config), jax.random.key(0))
   params = jax.tree.map(
     lambda x: RNG.normal(0.0, 0.4, x.shape).astype(x.dtype), shapes
@@ -277,7 +285,7 @@ def test_a_given_tokenizer_is_not_trained(tmp_path):
     actions.train(config, tmp_path, mesh)
   config["tokenizer"] = resolved(emoji32_vqgan.get_config("smoke"))["tokenizer"]
   with pytest.raises(ValueError, match=r"'vqgan' has: take stage = 'vqgan'"):
-    actions.tokenize(config, tmp_path, mesh)
+    tokenize.tokenize(config, tmp_path, mesh)
   assert not list(tmp_path.iterdir())
 
 

@@ -175,6 +175,7 @@ def test_metrics_jsonl_has_one_row_a_log_and_the_true_means(six):
   trained = {r["step"]: r for r in rows if "train/loss" in r}
   assert list(trained) == [1, 2, 3, 4, 5, 6]
   assert all(r["images_per_second"] > 0 for r in trained.values())
+  assert all(0 <= r["data_wait_share"] <= 1 for r in trained.values())
   errors = {r["step"]: r["validation/error"] for r in rows if len(r) == 3}
   assert list(errors) == [2, 4, 6]
   assert errors[6] == pytest.approx(
@@ -185,11 +186,14 @@ def test_metrics_jsonl_has_one_row_a_log_and_the_true_means(six):
 def test_window_averages_and_counts():
   window = loop.Window(batch=4)
   for value in (1.0, 2.0, 6.0):
-    window.add({"loss": np.float32(value), "rare": np.float32(np.nan)})
+    window.add({"loss": np.float32(value), "rare": np.float32(np.nan)}, 1.0)
+  window.begin -= 6.0
   values = window.mean()
   assert values["train/loss"] == 3.0 and "train/rare" not in values
-  window.add({"loss": np.float32(5.0)})
-  assert window.mean()["train/loss"] == 5.0
+  assert values["data_wait_share"] == pytest.approx(0.5, abs=0.05)
+  window.add({"loss": np.float32(5.0)}, 0.0)
+  values = window.mean()
+  assert values["train/loss"] == 5.0 and values["data_wait_share"] == 0.0
 
 
 def test_tensorboard_reads_the_same_numbers(six):

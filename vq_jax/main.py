@@ -5,7 +5,8 @@ tokenize  a trained tokenizer's tokens of its dataset, in <workdir>/tokens
 sample    PNGs, a grid and a film strip of a trained prior
 edit      variants of --image where --mask is white, or where it is transparent
 evaluate  metrics.json of a trained run
-benchmark time of the network and of the sampler around it, in benchmark.json
+benchmark times of network, sampler and reading of data, in benchmark.json
+statistics what is in the data, and which files are broken, in statistics.json
 
 python -m vq_jax.main --mode=convert --family=NAME --src=FILE --dst=DIRECTORY
 
@@ -32,6 +33,8 @@ from vq_jax.train import (
   imported,
   layout,
   loop,
+  statistics,
+  tokenize,
 )
 
 
@@ -50,11 +53,12 @@ def edit_image(config: dict, workdir: pathlib.Path, mesh: Any) -> None:
 
 MODES: dict[str, Callable[..., None]] = {
   "train": actions.train,
-  "tokenize": actions.tokenize,
+  "tokenize": tokenize.tokenize,
   "sample": actions.sample,
   "edit": edit_image,
   "evaluate": actions.evaluate,
   "benchmark": benchmark.benchmark,
+  "statistics": statistics.statistics,
 }
 # What a user can cause and mend; anything else is a bug with its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)

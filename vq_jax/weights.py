@@ -46,10 +46,18 @@ def save(path: str | os.PathLike, tree: Params, metadata: str = "") -> None:
   """Writes the tree; the file appears whole or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  flat = {k: np.asarray(v, order="C") for k, v in flatten(tree).items()}
   part = path.with_name(path.name + ".part")
-  safetensors.numpy.save_file(flat, part, metadata={"vq_jax": metadata})
+  safetensors.numpy.save_file(_arrays(tree), part, {"vq_jax": metadata})
   os.replace(part, path)
+
+
+def to_bytes(tree: Params, metadata: str = "") -> bytes:
+  """What `save` would write."""
+  return safetensors.numpy.save(_arrays(tree), {"vq_jax": metadata})
+
+
+def _arrays(tree: Params) -> dict[str, np.ndarray]:
+  return {k: np.asarray(v, order="C") for k, v in flatten(tree).items()}
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], str]:

@@ -1,219 +1,247 @@
-"""Pictures in class folders, decoded when they are asked for.
+"""Pictures in folders, decoded when they are asked for.
 
-Either split by hand, PATH/train/CLASS/*.jpg beside PATH/validation/CLASS/*.jpg
-(or PATH/val), or PATH/CLASS/*.jpg alone, of which a hash of CLASS/NAME draws a
-tenth for validation: a picture stays in its split when others come and go.
+Pictures lie in class folders, PATH/CLASS/NAME.jpg, or all of them directly in
+PATH, without classes. Any folder inside a class folder belongs to it.
 
-The caption of CLASS/NAME.jpg is the text of CLASS/NAME.txt, or else CLASS.
+Splits, the first of these that applies:
+  by list    PATH/LIST, a text file with one picture a line, for every split;
+  by hand    PATH/train/... beside PATH/validation/... (or PATH/val/...);
+  by hash    of CLASS/NAME, which draws a tenth for validation: a picture stays
+             in its split when others come and go.
+
+Captions of PATH/CLASS/NAME.jpg: the lines of PATH/CLASS/NAME.txt, or else those
+of PATH/captions.jsonl, with rows {"file": "CLASS/NAME.jpg", "caption": "..."}
+where the caption may be a list, or else CLASS, or else none. Of splits by hand
+PATH is PATH/train and so on here.
 """
 
 import hashlib
-import logging
+import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from vq_jax import plugins
+from vq_jax.data import _skipping, _transforms
 
 SUFFIXES = frozenset(
   (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 TENTHS = {"train": range(1, 10), "validation": range(1)}  # Of the hash.
 ALIASES = {"validation": "val"}  # As ImageNet's folders are called.
-ENOUGH = 16  # Files read before their share of bad ones means something.
-
-_LOG = logging.getLogger(__name__)
-_LOG.setLevel(logging.WARNING)  # Also where the root logger is quieter.
+CAPTIONS = "captions.jsonl"
 
 
-class Source:
-  """Random access to {"image": uint8 [size size 3], "label", "caption"}.
-
-  A file that cannot be decoded is skipped: the next good one, in order, takes
-  its place, so that what example i shows depends on the files alone.
+class Records:
+  """Files, unread.
 
   Attributes:
-    classes: sorted class names; a label is an index into them.
+    root: the directory.
     files: the pictures, relative to `root`, sorted.
-    skipped: files that could not be decoded so far, in the order of discovery.
+    classes: sorted class names; a label is an index into them. Empty if the
+      pictures are in no class folders.
+    captions: of CAPTIONS, by file.
+    faults: none.
   """
 
   def __init__(
-    self, root: pathlib.Path, files: list[str], classes: list[str], size: int
+    self,
+    root: pathlib.Path,
+    files: list[str],
+    classes: list[str],
+    captions: Mapping[str, list[str]],
   ):
     self.root, self.files, self.classes = root, files, classes
-    self.size = size
-    self.skipped: list[str] = []
-    self._good: set[int] = set()
-    self._bad: set[int] = set()
+    self.captions, self.faults = captions, []
     self._labels = {name: label for label, name in enumerate(classes)}
 
   def __len__(self) -> int:
-    """How many files, bad ones included."""
+    """How many files."""
     return len(self.files)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    """Example `index`, or the next good one after it.
+  @property
+  def labels(self) -> np.ndarray | None:
+    """Class ids [N], if there are classes."""
+    if not self.classes:
+      return None
+    labels = [self._labels[name.split("/")[0]] for name in self.files]
+    return np.array(labels, np.int32)
 
-    Raises:
-      IndexError: there are fewer files.
-      ValueError: more than half of the files read so far are bad.
-    """
-    count = len(self.files)
-    if not -count <= index < count:
-      raise IndexError(f"There are {count} pictures, no number {index}.")
-    for i in range(index, index + count):
-      i %= count
-      if i in self._bad:
-        continue
-      try:
-        example = self._read(self.files[i])
-      # A damaged file makes Pillow raise nearly anything, and one of a million
-      # must not end a run.
-      except Exception as error:
-        self._skip(i, error)
-        continue
-      self._good.add(i)
-      self._weigh()
-      return example
-    raise ValueError(f"No picture in {self.root} can be decoded.")
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    """Record i."""
+    name = self.files[i]
+    record = {"image": (self.root / name).read_bytes()}
+    label = name.split("/")[0]
+    if self.classes:
+      record["label"] = self._labels[label]
+    record["captions"] = self._captions(name, label)
+    return record
 
-  def _read(self, name: str) -> dict[str, Any]:
-    label = pathlib.PurePath(name).parts[0]
-    path = self.root / name
-    text = path.with_suffix(".txt")
-    caption = label
+  def name(self, i: int) -> str:
+    """The file."""
+    # Names of files need not be UTF-8; what people read must be.
+    path = os.fsencode(self.root / self.files[i])
+    return path.decode("utf-8", "replace")
+
+  def _captions(self, name: str, label: str) -> list[str]:
+    text = (self.root / name).with_suffix(".txt")
     if text.is_file():
-      caption = " ".join(text.read_text("utf-8", errors="replace").split())
-    return {
-      "image": read_image(path, self.size),
-      "label": self._labels[label],
-      "caption": caption,
-    }
-
-  def _skip(self, i: int, error: Exception) -> None:
-    """Remembers and tells of a bad file."""
-    self._bad.add(i)
-    self.skipped.append(self.files[i])
-    bad, read = len(self._bad), len(self._bad) + len(self._good)
-    reason = " ".join(str(error).split()) or type(error).__name__
-    _LOG.warning(
-      "%s cannot be decoded (%s); skipped, %d of %d files so far.",
-      *(self.root / self.files[i], reason, bad, read),
-    )
-    self._weigh()
-
-  def _weigh(self) -> None:
-    """ValueError if more than half of the files read so far are bad."""
-    bad, read = len(self._bad), len(self._bad) + len(self._good)
-    if 2 * bad > read >= min(ENOUGH, len(self.files)):
-      raise ValueError(
-        f"{bad} of the {read} files read in {self.root} cannot be decoded, the"
-        f" last one {self.skipped[-1]}."
-      )
+      return text.read_text("utf-8", errors="replace").splitlines()
+    if name in self.captions:
+      return self.captions[name]
+    return [label] if self.classes else []
 
 
-def source(split: str, *, path: str, size: int) -> Source:
+def source(
+  split: str,
+  *,
+  path: str,
+  size: int,
+  lists: Mapping[str, str] | None = None,
+  transform: Mapping[str, Any] | None = None,
+  max_bad: float = 0.01,
+) -> _skipping.Source:
   """The pictures of one split.
 
   Args:
-    split: "train", "validation", or any folder in `path` that holds class
-      folders, where there is a folder "train".
+    split: "train", "validation", a key of `lists`, or any folder in `path` that
+      holds pictures, where there is a folder "train".
     path: the directory; see the module for what it holds.
-    size: pixels a side; pictures are scaled to that on their shorter side, and
-      the middle is cut out.
+    size: pixels a side.
+    lists: split -> a file with its pictures, relative to `path`.
+    transform: arguments of `_transforms.Transform`.
+    max_bad: the share of files that may be bad.
 
   Returns:
-    A Source. Labels are of the class folders of the training split.
+    A Source. Labels are of all class folders, or of the training split's where
+    there is a folder "train".
 
   Raises:
-    FileNotFoundError: no such directory, or no picture in it.
-    ValueError: no such split, a class that training does not know, or a size
-      under 1.
+    FileNotFoundError: no such directory, no such list, or no picture.
+    ValueError: no such split, a class that training does not know, pictures
+      inside and outside of class folders, or a damaged list.
   """
-  if size < 1:
-    raise ValueError(
-      f"config.data.size is {size}; it counts pixels, 1 or more."
-    )
+  made = _transforms.make(size, transform or {})
   root = pathlib.Path(path)
   if not root.is_dir():
     raise FileNotFoundError(f"There is no folder of pictures {path}.")
-  if (root / "train").is_dir():
+  if lists:
+    files, classes = _listed(root, split, lists)
+  elif (root / "train").is_dir():
     files, classes, root = _split_by_hand(root, split)
   else:
     tenths = _tenths(split)
-    classes = list(_folders(root))
-    files = [name for name in _files(root, classes) if _tenth(name) in tenths]
+    files, classes = _pictures(root)
+    files = [name for name in files if _tenth(name) in tenths]
   if not files:
     raise FileNotFoundError(
       f"{root} holds no picture of the split {split!r}; they are looked for in"
-      f" CLASS/NAME with a suffix among {', '.join(sorted(SUFFIXES))}."
+      f" CLASS/NAME or NAME with a suffix among {', '.join(sorted(SUFFIXES))}."
     )
-  return Source(root, files, classes, size)
+  records = Records(root, files, classes, _read_captions(root))
+  return _skipping.Source(records, made, max_bad)
 
 
-def read_image(path: pathlib.Path, size: int) -> np.ndarray:
-  """uint8 [size size 3], upright, what is transparent white.
-
-  Raises whatever Pillow raises if the file is damaged.
-  """
-  with Image.open(path) as image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits, which `convert` would clip.
-      image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-      image = image.convert("RGBA")
-      white = Image.new("RGBA", image.size, "white")
-      image = Image.alpha_composite(white, image)
-    image = image.convert("RGB")
-    return np.asarray(
-      ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    )
+def _listed(
+  root: pathlib.Path, split: str, lists: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+  """(files, classes) of a split that has its own list; in the list's order."""
+  if split not in lists:
+    raise ValueError(plugins.unknown(split, lists, "config.data.lists has no"))
+  named = {
+    key: [
+      line.strip() for line in (root / file).read_text("utf-8").splitlines()
+    ]
+    for key, file in lists.items()
+  }
+  everything = sorted(
+    {name for names in named.values() for name in names if name}
+  )
+  return [name for name in named[split] if name], _classes(root, everything)
 
 
 def _split_by_hand(
   root: pathlib.Path, split: str
 ) -> tuple[list[str], list[str], pathlib.Path]:
   """(files, classes, root) of a directory with a folder for each split."""
-  splits = list(_folders(root))
+  splits = [
+    name
+    for name in sorted(os.listdir(root))
+    if not name.startswith(".") and (root / name).is_dir()
+  ]
   found = next((s for s in (split, ALIASES.get(split)) if s in splits), None)
   if found is None:
     raise ValueError(plugins.unknown(split, splits, f"{root} has no split"))
-  classes = list(_folders(root / "train"))
-  here = list(_folders(root / found))
+  files, here = _pictures(root / found)
+  _, classes = _pictures(root / "train") if found != "train" else (files, here)
   strange = [name for name in here if name not in classes]
   if strange:
     raise ValueError(
       f"{root / found} has a class {strange[0]!r} that {root / 'train'} lacks."
     )
-  return _files(root / found, here), classes, root / found
+  if files and bool(here) != bool(classes):
+    raise ValueError(
+      f"{root / 'train'} has class folders and {root / found} has not."
+    )
+  return files, classes, root / found
 
 
-def _folders(root: pathlib.Path) -> Iterator[str]:
-  """Names of the visible folders, sorted."""
-  for name in sorted(os.listdir(root)):
-    if not name.startswith(".") and (root / name).is_dir():
-      yield name
+def _pictures(root: pathlib.Path) -> tuple[list[str], list[str]]:
+  """(files, classes) below `root`, both sorted."""
+  files = sorted(_walk(root), key=lambda name: name.split("/"))
+  return files, _classes(root, files)
 
 
-def _files(root: pathlib.Path, classes: list[str]) -> list[str]:
-  """CLASS/NAME of the visible pictures, sorted."""
-  return [
-    f"{label}/{name}"
-    for label in classes
-    for name in sorted(os.listdir(root / label))
-    if not name.startswith(".")
-    and os.path.splitext(name)[1].lower() in SUFFIXES
-  ]
+def _classes(root: pathlib.Path, files: list[str]) -> list[str]:
+  """The class folders of the files; none if no file lies in one."""
+  loose = [name for name in files if "/" not in name]
+  if loose and len(loose) < len(files):
+    raise ValueError(
+      f"{root} has pictures in folders and others, such as {loose[0]}, that are"
+      " in none: put all of them into class folders, or none."
+    )
+  return [] if loose else sorted({name.split("/")[0] for name in files})
+
+
+def _walk(root: pathlib.Path) -> Iterator[str]:
+  """The visible pictures, relative to `root`, in no order."""
+  for folder, inner, names in os.walk(root, followlinks=True):
+    inner[:] = [name for name in inner if not name.startswith(".")]
+    where = pathlib.Path(folder).relative_to(root)
+    for name in names:
+      picture = os.path.splitext(name)[1].lower() in SUFFIXES
+      if picture and not name.startswith("."):
+        yield (where / name).as_posix()
+
+
+def _read_captions(root: pathlib.Path) -> dict[str, list[str]]:
+  """CAPTIONS -> captions by file; rows of one file add up."""
+  found: dict[str, list[str]] = {}
+  if not (root / CAPTIONS).is_file():
+    return found
+  with open(root / CAPTIONS, encoding="utf-8", errors="replace") as rows:
+    for number, row in enumerate(rows, 1):
+      if not row.strip():
+        continue
+      try:
+        values = json.loads(row)
+        name, texts = values["file"], values["caption"]
+      except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+          f"{root / CAPTIONS}, line {number}: a row is"
+          ' {"file": "CLASS/NAME.jpg", "caption": "..."}.'
+        ) from error
+      texts = [texts] if isinstance(texts, str) else texts
+      found.setdefault(name, []).extend(map(str, texts))
+  return found
 
 
 def _tenth(name: str) -> int:
   """0..9, a hash of the name and nothing else."""
-  return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 10
+  return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) % 10
 
 
 def _tenths(split: str) -> range:

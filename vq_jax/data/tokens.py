@@ -1,35 +1,113 @@
-"""Tokenized datasets: what `--mode=tokenize` wrote, read whole into memory."""
+"""Tokenized datasets: what `--mode=tokenize` wrote, read where it lies.
 
+The manifest tells whose tokens they are, of what, and of which shards they are.
+"""
+
+import concurrent.futures
+import functools
+import itertools
 import pathlib
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vq_jax import weights
-from vq_jax.data import _loader
+from vq_jax.data import _shards, _skipping
 
 MANIFEST = "manifest.json"
+OPEN = 128  # Shards that are mapped at a time; each takes a few open files.
 
 
 class Source:
-  """Random access to {"ids": int32 [n], "label", "style", "caption"}."""
+  """Random access to {"ids": int32 [n], "label", "style", "caption", ...}.
 
-  def __init__(self, columns: Mapping[str, np.ndarray]):
-    self.columns = columns
+  Attributes:
+    columns: the same by key, whole: an array is read when it is asked for.
+  """
+
+  def __init__(
+    self, directory: pathlib.Path, records: Sequence[_shards.Record]
+  ):
+    self._ends = np.cumsum([record["rows"] for record in records])
+    self._open = functools.lru_cache(OPEN)(
+      lambda shard: _shards.read(directory, records[shard])
+    )
+    self._shards = range(len(records))
+    self.columns = Columns(self)
 
   def __len__(self) -> int:
-    """Number of images."""
-    return len(self.columns["ids"])
+    """Number of rows."""
+    return int(self._ends[-1])
 
   def __getitem__(self, i: int) -> dict[str, Any]:
-    """Example i."""
-    row = {key: column[i] for key, column in self.columns.items()}
-    return {k: str(v) if isinstance(v, str) else v for k, v in row.items()}
+    """Example i.
+
+    Raises:
+      IndexError: there are fewer.
+    """
+    if not -len(self) <= i < len(self):
+      raise IndexError(f"There are {len(self)} rows, no number {i}.")
+    i = int(i) % len(self)
+    shard = int(np.searchsorted(self._ends, i, side="right"))
+    first = int(self._ends[shard - 1]) if shard else 0
+    row = {key: column[i - first] for key, column in self._open(shard).items()}
+    return row | {"ids": row["ids"].astype(np.int32)}
+
+  def draw(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
+    """The same with any of its captions."""
+    row = self[i]
+    if "captions" in row:
+      row["caption"] = _skipping.choose(row["captions"], rng)
+    return row
+
+  @property
+  def labels(self) -> np.ndarray | None:
+    """Class ids [N], if there are any."""
+    return self.columns.get("label")
+
+  def counts(self, vocab_size: int) -> np.ndarray:
+    """How often each token occurs: int64 [K]; one shard in memory at a time."""
+    total = np.zeros(vocab_size, np.int64)
+    for ids in self.parts("ids"):
+      total += np.bincount(ids.ravel(), minlength=vocab_size)
+    return total
+
+  def parts(self, key: str) -> Iterator[Any]:
+    """A column, shard by shard."""
+    return (self._open(shard)[key] for shard in self._shards)
+
+  def keys(self) -> list[str]:
+    """The columns' names."""
+    return list(self._open(0))
 
 
-def read_manifest(path: str) -> dict[str, Any]:
+class Columns(Mapping):
+  """Columns of a source, each read whole when it is asked for."""
+
+  def __init__(self, source: Source):
+    self.source = source
+
+  def __getitem__(self, key: str) -> np.ndarray:
+    """All rows of it; of strings, an array of objects."""
+    if key not in self.source.keys():  # noqa: SIM118
+      raise KeyError(key)
+    parts = list(self.source.parts(key))
+    if isinstance(parts[0], _shards.Text):
+      return np.array(list(itertools.chain(*parts)), object)
+    whole = np.concatenate(parts)
+    return whole.astype(np.int32) if key == "ids" else whole
+
+  def __iter__(self) -> Iterator[str]:
+    """The keys."""
+    return iter(self.source.keys())
+
+  def __len__(self) -> int:
+    """How many keys."""
+    return len(self.source.keys())
+
+
+def read_manifest(path: str | pathlib.Path) -> dict[str, Any]:
   """What the directory holds.
 
   Raises:
@@ -45,89 +123,32 @@ def read_manifest(path: str) -> dict[str, Any]:
   return weights.load_json(file, "delete it and tokenize again")
 
 
-def source(split: str, *, path: str) -> Source:
+def source(split: str, *, path: str, verify: bool = True) -> Source:
   """The tokens of one split.
 
+  Args:
+    split: a split of the manifest.
+    path: the directory that holds it.
+    verify: read all files once, before anything else, to compare checksums.
+      Without, sizes alone are compared.
+
   Raises:
-    FileNotFoundError: no token set, or one of its shards is missing.
-    ValueError: unknown or empty split, unreadable shard, or a token out of
-      range.
+    FileNotFoundError: no token set, or a part of it is missing.
+    ValueError: unknown or empty split, or a damaged shard.
   """
-  manifest = read_manifest(path)
+  manifest, directory = read_manifest(path), pathlib.Path(path)
   if split not in manifest["splits"]:
     raise ValueError(
       f"{path} has no split {split!r}; it has {sorted(manifest['splits'])}."
     )
-  if not manifest["splits"][split]:
+  records = manifest["splits"][split]
+  if not records:
     raise ValueError(f"The split {split!r} of {path} holds no image.")
-  shards = [
-    _read(pathlib.Path(path) / name) for name in manifest["splits"][split]
-  ]
-  columns = {k: np.concatenate([s[k] for s in shards]) for k in shards[0]}
-  check_ids(columns["ids"], manifest["vocab_size"], path)
-  columns["ids"] = columns["ids"].astype(np.int32)
-  return Source(columns)
-
-
-def check_ids(ids: np.ndarray, vocab_size: int, where: str) -> None:
-  """ValueError, naming the first offender, unless all ids are in 0..K-1."""
-  bad = np.argwhere((ids < 0) | (ids >= vocab_size))
-  if len(bad):
-    image, position = bad[0]
+  if isinstance(records[0], str):
     raise ValueError(
-      f"{where}: token {int(ids[image, position])} at position {position} of"
-      f" image {image} is not in 0..{vocab_size - 1} ({len(bad)} such tokens);"
-      " tokenize the data again."
+      f"The tokens in {path} have the files of an earlier version; tokenize"
+      " again."
     )
-
-
-def write(
-  path: str,
-  split: str,
-  batches: Iterator[Mapping[str, Any]],
-  vocab_size: int,
-  shard_size: int = 2**16,
-) -> list[str]:
-  """Writes batches of {"ids", ...} as shards; returns their names.
-
-  Each shard appears whole or not at all. `mask` [b] drops padded rows.
-  """
-  directory = pathlib.Path(path)
-  directory.mkdir(parents=True, exist_ok=True)
-  names: list[str] = []
-  rows: list[dict[str, Any]] = []
-
-  def flush() -> None:
-    name = f"{split}-{len(names):05d}.npz"
-    columns = _loader.stack(rows, list(rows[0]))
-    kind = np.uint16 if vocab_size <= 2**16 else np.uint32
-    columns["ids"] = columns["ids"].astype(kind)
-    part = directory / f".{name}.part"
-    with open(part, "wb") as file:
-      np.savez(file, **{k: np.asarray(v) for k, v in columns.items()})
-    part.rename(directory / name)
-    names.append(name)
-    rows.clear()
-
-  for batch in batches:
-    keys = [key for key in batch if key != "mask"]
-    for i in np.flatnonzero(batch["mask"]):
-      rows.append({key: batch[key][i] for key in keys})
-      if len(rows) == shard_size:
-        flush()
-  if rows:
-    flush()
-  return names
-
-
-def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
-  if not file.is_file():
-    raise FileNotFoundError(f"The shard {file} is missing; tokenize again.")
-  try:
-    # np.load leaves open what it opened itself and found damaged.
-    with open(file, "rb") as data, np.load(data, allow_pickle=False) as shard:
-      return dict(shard)
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(
-      f"The shard {file} is damaged ({error}); delete it and tokenize again."
-    ) from error
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    list(pool.map(lambda r: _shards.check(directory, r, verify), records))
+  return Source(directory, records)

@@ -1,11 +1,9 @@
 """What the modes of `main` do, one function each: (config, workdir, mesh)."""
 
-import hashlib
 import itertools
 import json
 import pathlib
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,10 +13,11 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from vq_jax import pictures, pipeline, plugins, weights
-from vq_jax.data import _loader, tokens
 from vq_jax.system import build_system
 from vq_jax.train import (
   checkpoint,
+  codes,
+  feed,
   frozen,
   imported,
   layout,
@@ -26,7 +25,7 @@ from vq_jax.train import (
   loop,
   warm,
 )
-from vq_jax.train.log import Log, progress
+from vq_jax.train.log import Log
 from vq_jax.train.request import Requests
 from vq_jax.train.sampling import (
   ask,
@@ -60,12 +59,14 @@ def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Trains to config.steps, resuming if the directory holds a checkpoint."""
   task = stage(config).make_task(frozen.local_paths(config, workdir))
   layout.check_batch(config["batch"], mesh, "config.batch")
+  loader = config.get("loader", {})
+  loader = plugins.call(feed.Loader, loader, "config.loader")
   begun = any((workdir / "checkpoints").glob("[0-9]*"))
   if config["init_from"] and not begun:
     task = task._replace(warm=warm_start(config, mesh))
   checkpoint.claim(workdir, config)
   if config["stage"] == "prior":
-    adopt_tokenizer(config, workdir)
+    codes.adopt_tokenizer(config, workdir)
   frozen.adopt(config, workdir)
   store = open_store(config, workdir)
   if (store.latest() or 0) >= config["steps"]:
@@ -83,6 +84,7 @@ def train(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
       batch=config["batch"],
       seed=config["seed"],
       every=config["every"],
+      loader=loader,
     )
   finally:
     store.close()
@@ -105,28 +107,6 @@ def warm_start(config: Config, mesh: Mesh) -> Any:
     old = jax.device_get(old)
     tables = warm.null_tables(source, config)
   return lambda fresh: warm.merge(old, fresh, str(directory), tables)
-
-
-def adopt_tokenizer(config: Config, workdir: pathlib.Path) -> None:
-  """Copies the tokenizer in, so that the run directory is enough to sample.
-
-  Raises:
-    ValueError: the tokens are now those of another tokenizer.
-  """
-  source = pathlib.Path(config["data"]["path"]) / "tokenizer"
-  own = workdir / "tokenizer"
-  if not (own / "config.json").exists():
-    shutil.copytree(source, own, dirs_exist_ok=True)
-  if digest(own) != digest(source):
-    raise ValueError(
-      f"The tokens in {source.parent} are of another tokenizer than the one"
-      f" that {workdir} was trained with; choose another --workdir."
-    )
-
-
-def digest(part: pathlib.Path) -> str:
-  """SHA-256 of an exported part's weights."""
-  return hashlib.sha256((part / "params.safetensors").read_bytes()).hexdigest()
 
 
 def open_store(config: Config, workdir: pathlib.Path) -> checkpoint.Store:
@@ -155,59 +135,6 @@ def load(config: Config, workdir: pathlib.Path, mesh: Mesh) -> tuple:
   loaded = store.weights(abstract, layout.layout(abstract, mesh))
   store.close()
   return loaded
-
-
-def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
-  """Writes <workdir>/tokens: shards, a manifest, and the tokenizer itself."""
-  if "tokenizer" not in config:
-    raise ValueError(
-      "--mode=tokenize needs the config and workdir of a tokenizer."
-    )
-  step, params = load(config, workdir, mesh)
-  directory = workdir / "tokens"
-  tokenizer = pipeline.build_tokenizer(config["tokenizer"])
-  params = jax.device_get(params)
-  weights.save_part(directory / "tokenizer", config["tokenizer"], params)
-  manifest = {
-    "tokenizer": digest(directory / "tokenizer"),
-    "step": step,
-    "data": dict(config["data"]),
-    "vocab_size": tokenizer.prior_vocab_size,
-    "grid": list(tokenizer.grid),
-  }
-  file = directory / tokens.MANIFEST
-  if file.exists():
-    old = tokens.read_manifest(str(directory))
-    same = {k: old.get(k) for k in manifest} == manifest
-    if same and set(old["splits"]) == set(config["splits"]):
-      print(f"{directory} holds the tokens of this tokenizer; nothing to do.")
-      return
-    file.unlink()  # The shards are about to change under it.
-  manifest["splits"] = {
-    split: tokens.write(
-      str(directory),
-      split,
-      encoded(tokenizer, params, config, split),
-      tokenizer.prior_vocab_size,
-    )
-    for split in config["splits"]
-  }
-  weights.write_json(file, manifest)
-
-
-def encoded(
-  tokenizer: Any, params: Params, config: Config, split: str
-) -> Iterator[dict]:
-  """Batches of one split with ids in place of images."""
-  source = plugins.build("data", "source", config["data"], "config.data", split)
-  encode = jax.jit(lambda p, x: pipeline.encode(tokenizer, p, x))
-  batch = config["evaluate"]["batch"]
-  keys = list(source[0])
-  batches = _loader.padded(source, keys, batch)
-  total = -(-len(source) // batch)
-  for rows in progress(batches, total, f"tokenize {split}"):
-    ids = encode(params, rows.pop("image"))
-    yield {"ids": np.asarray(ids), **rows}
 
 
 def sample(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
@@ -298,6 +225,8 @@ def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
 def evaluate(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   """Writes metrics.json and prints it."""
   step, params = load(config, workdir, mesh)
+  if config["stage"] == "prior":
+    codes.adopt_tokenizer(config, workdir)
   local = frozen.local_paths(config, workdir)
   local = levels.known(local, workdir, step, params)
   numbers = stage(config).measure(local, workdir, mesh, params)

@@ -1,4 +1,4 @@
-"""How long the parts of a system take, and what a sampler costs beside them."""
+"""How long the parts of a system take, its sampler and its data among them."""
 
 import functools
 import pathlib
@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vq_jax import pipeline, weights
+from vq_jax.data import tokens
 from vq_jax.system import (
   blank,
   build_system,
@@ -20,6 +21,7 @@ from vq_jax.system import (
   init_system,
   make_model,
 )
+from vq_jax.train import actions, throughput
 from vq_jax.types import Array, Cached, Model, Params
 
 Config = Mapping[str, Any]
@@ -38,36 +40,52 @@ def seconds(run: Callable[..., Any], *args: Any, repeats: int = 3) -> float:
 
 
 def benchmark(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
-  """Writes benchmark.json and prints it; needs no data and no training.
+  """Writes benchmark.json and prints it; nothing has to be trained.
+
+  Of a prior, network and sampler; and how the data of a run are read, which for
+  a prior whose tokens are not there is left out.
+  """
+  row = {
+    "device": jax.devices()[0].device_kind,
+    "devices": mesh.devices.size,
+  }
+  there = True
+  if config["stage"] == "prior":
+    row |= sampling(config, mesh)
+    there = (pathlib.Path(config["data"]["path"]) / tokens.MANIFEST).is_file()
+  if there:
+    task = actions.stage(config).make_task(config)
+    row |= throughput.measure(config, task, mesh)
+  else:
+    print(f"{config['data']['path']} holds no tokens: no reading is timed.")
+  workdir.mkdir(parents=True, exist_ok=True)
+  weights.write_json(workdir / "benchmark.json", row)
+  width = max(map(len, row))
+  for name, value in row.items():
+    text = f"{value:.4g}" if isinstance(value, float) else value
+    print(f"{name:<{width}}  {text}")
+
+
+def sampling(config: Config, mesh: Mesh) -> dict[str, Any]:
+  """Times of the network and of a step of the sampler around it.
 
   The network is timed on config.sample.batch images with random weights, the
   sampler by itself: one step more of it around a network of one addition per
   logit, which is counted as the sampler's.
   """
-  if config["stage"] != "prior":
-    raise ValueError("--mode=benchmark needs the config of a prior.")
   system = build_system(config)
   prior = pipeline.build_prior(config["prior"])
   shape = config["sample"]["batch"], int(np.prod(system.net.grid))
   with jax.set_mesh(mesh):
-    row = {
-      "device": jax.devices()[0].device_kind,
-      "devices": mesh.devices.size,
-      "images": shape[0],
-      "tokens": shape[1],
-      "codes": prior.vocab_size,
-      "network_seconds": network(system, shape),
-      "step_seconds": step(config, prior, shape),
-    }
-  row["sampler_share"] = row["step_seconds"] / row["network_seconds"]
-  workdir.mkdir(parents=True, exist_ok=True)
-  weights.write_json(workdir / "benchmark.json", row)
-  for name, value in row.items():
-    print(
-      f"{name:<16}  {value:.4g}"
-      if isinstance(value, float)
-      else f"{name:<16}  {value}"
-    )
+    once, own = network(system, shape), step(config, prior, shape)
+  return {
+    "images": shape[0],
+    "tokens": shape[1],
+    "codes": prior.vocab_size,
+    "network_seconds": once,
+    "step_seconds": own,
+    "sampler_share": own / once,
+  }
 
 
 def network(system: Any, shape: tuple[int, int]) -> float:

@@ -22,7 +22,7 @@ from vq_jax.data import _loader
 from vq_jax.priors import _chain
 from vq_jax.samplers import _reveal
 from vq_jax.system import System, build_system, conditional_model
-from vq_jax.train import frozen, judging, optimizer
+from vq_jax.train import codes, frozen, judging, optimizer
 from vq_jax.train.judging import Loaded
 from vq_jax.train.request import Worded, asked, read_tokens
 from vq_jax.train.task import State, Task, apply_gradients, new_state
@@ -42,6 +42,7 @@ def make_task(config: Config) -> Task:
     "config.optimizer",
     config["steps"],
   )
+  codes.check_tokens(config, pathlib.Path(config["generator"]) / "tokenizer")
   score = make_score(config, system, generator)
   fixed = _fixed(generator)
 

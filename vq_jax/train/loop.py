@@ -14,8 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vq_jax import plugins
-from vq_jax.data import _loader
-from vq_jax.train import layout
+from vq_jax.train import feed, layout
 from vq_jax.train.checkpoint import Store
 from vq_jax.train.log import Log, progress
 from vq_jax.train.task import State, Task, guarded
@@ -39,6 +38,7 @@ def fit(
   batch: int,
   seed: int,
   every: Mapping[str, int],
+  loader: feed.Loader | None = None,
 ) -> State:
   """Trains to `steps` updates, from the last checkpoint if there is one.
 
@@ -52,6 +52,7 @@ def fit(
     seed: with the step, determines data order, noise and initialisation.
     every: updates between `log`, `evaluate` and `save`, and `patience`: after
       that many evaluations without a better one training ends; 0 never ends it.
+    loader: how examples are chosen and read; None is the defaults.
 
   Returns:
     The state after `steps` updates, or fewer where patience ended, saved.
@@ -71,18 +72,17 @@ def fit(
   update = jax.jit(
     guarded(task.update), donate_argnums=0, out_shardings=(where, None)
   )
-  batches = _loader.Shuffled(task.source, task.inputs, batch, seed)
-  share = (jax.process_index(), jax.process_count())
   first = int(state.step)
   if exhausted(every, store, first):
     return state
   window = Window(batch)
-  with jax.set_mesh(mesh), on_sigterm() as stop:
+  loader, left = loader or feed.Loader(), range(first, steps)
+  batches = feed.feed(task, mesh, batch, seed, left, loader)
+  with jax.set_mesh(mesh), on_sigterm() as stop, batches as rows:
     bar = progress(range(first + 1, steps + 1), steps, "train", initial=first)
     for step in bar:
-      rows = layout.place_batch(batches.rows(step - 1, *share), mesh)
-      state, metrics = update(state, rows, key_steps)
-      window.add(metrics)
+      state, metrics = update(state, next(rows), key_steps)
+      window.add(metrics, rows.waited)
       stopping = agreed(stop, step % every["log"] == 0)
       if step % every["log"] == 0 or step == steps or stopping:
         values = window.mean()
@@ -211,17 +211,23 @@ class Window:
   def restart(self) -> None:
     """Starts the clock; work that is not training does not count."""
     self.begin, self.counted = time.perf_counter(), 0
+    self.waited = 0.0
 
-  def add(self, metrics: dict) -> None:
-    """One update's metrics; waits for the update QUEUE steps before."""
+  def add(self, metrics: dict, waited: float) -> None:
+    """One update's metrics; waits for the update QUEUE steps before.
+
+    waited: seconds until its batch was there. While updates are queued the
+    device has work meanwhile, but they cannot queue up if data are slower.
+    """
     self.rows.append(metrics)
     self.counted += 1
+    self.waited += waited
     self.queue.append(metrics["loss"])
     if len(self.queue) > QUEUE:
       jax.block_until_ready(self.queue.popleft())
 
   def mean(self) -> dict[str, float]:
-    """Means since the last call, and images per second."""
+    """Means since the last call, images per second, data_wait_share."""
     rows = jax.device_get(self.rows)
     values = {
       f"train/{name}": float(np.mean([row[name] for row in rows]))
@@ -229,6 +235,7 @@ class Window:
     }
     seconds = max(time.perf_counter() - self.begin, 1e-9)
     values["images_per_second"] = self.counted * self.batch / seconds
+    values["data_wait_share"] = self.waited / seconds
     self.rows = []
     self.restart()
     return {k: v for k, v in values.items() if math.isfinite(v)}

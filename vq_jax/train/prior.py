@@ -171,10 +171,7 @@ def bound(
 ) -> dict[str, float]:
   """Validation bits per token beside the uniform and unigram bounds."""
   section = config["evaluate"]
-  counts = np.bincount(
-    read_tokens(config, "train").columns["ids"].ravel(),
-    minlength=prior.vocab_size,
-  )
+  counts = read_tokens(config, "train").counts(prior.vocab_size)
   metrics = {
     "bits": {},
     "unigram": {"vocab_size": prior.vocab_size, "counts": counts},

@@ -39,7 +39,18 @@ class Worded:
 
   def __getitem__(self, i: int) -> dict[str, Any]:
     """Example i, with `words` [m] if there is a text encoder."""
-    row = self.source[i]
+    return self._worded(self.source[i])
+
+  def draw(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
+    """The same, with any of its captions."""
+    return self._worded(self.source.draw(i, rng))
+
+  @property
+  def labels(self) -> np.ndarray | None:
+    """Class ids [N], if there are any."""
+    return self.source.labels
+
+  def _worded(self, row: dict[str, Any]) -> dict[str, Any]:
     if self.text:
       row["words"] = self.text.words([row["caption"]])[0]
     return row
