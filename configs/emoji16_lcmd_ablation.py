@@ -8,7 +8,7 @@ import ml_collections
 
 from configs import emoji16_vqgan, emoji32_lcmd
 
-# As the paper has it: the network knows no more than z, and embeddings are free.
+# As the paper has it: the network knows z alone, and embeddings have any norm.
 PAPER = {"prior.evidence": False, "prior.normalise": False}
 # The bound alone (eq. 2), with the cosine schedule.
 CSDM = PAPER | {
