@@ -23,16 +23,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     margin=0.03,  # Less noise is none, and its SNR drowns the bound.
     reconstruction_weight=1.0,
     consistency_weight=1.0,
-    # The paper's 0.005 and joint training are for 10^5 updates: in 10^3, the
-    # loss falls as embeddings draw together, and consistency makes p sharper
-    # than the data are (configs/emoji16_lcmd_ablation.py has the numbers).
+    # The paper's 0.005 is for 10^5 updates: in 10^3 consistency makes p sharper
+    # than the data are (configs/emoji16_lcmd_ablation.py).
     diffusion_weight=0.1,
     denoising_weight=0.0,
     diffusion="simple",
     divergence="teacher",
     solver="ddim",
     average_codes=True,
-    gradients=("state", "evidence"),
+    gradients=("state", "evidence", "estimate", "target"),
     drop="fixed",
     drop_ratio=0.2,
     drop_before_noise=False,

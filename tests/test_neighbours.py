@@ -110,6 +110,10 @@ def test_a_copied_training_image_is_found_and_shown(tmp_path):
     for column in range(2):  # The sample, and beside it what it is a copy of.
       cell = row[:, 2 + column * (64 + pictures.GAP) :][:, :64]
       np.testing.assert_array_equal(cell[::8, ::8], image)
+  with Image.open(tmp_path / "measured.png") as picture:
+    cells = np.asarray(picture)[2:18]
+  for i, image in enumerate(copies):
+    np.testing.assert_array_equal(cells[::2, 2 + 18 * i :][:, :16:2], image)
 
 
 def test_the_first_samples_are_kept_as_they_pass():

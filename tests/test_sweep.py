@@ -7,7 +7,11 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from vq_jax import pictures
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -257,6 +261,28 @@ def test_a_plot_is_a_png(place, rows):
     tables.main([*options, "--x=sampler.steps", "--y=fid"])
   with pytest.raises(ValueError, match="numbers in both"):
     tables.main([*options, "--x=prior.name", "--y=fd"])
+
+
+def test_samples_of_points_stand_side_by_side(place, rows):
+  """Of each its first ones, where column and row cross."""
+  for row in rows[0]:
+    shade = np.full((8, 8, 8, 3), row["sampler.steps"], np.uint8)
+    workdir = place / "runs" / row["point"]
+    Image.fromarray(pictures.grid(shade, 8)).save(workdir / "measured.png")
+  path = place / "montage.png"
+  argv = ["quality", f"--results={place / 'results'}"]
+  argv += [f"--workdirs={place / 'runs'}", f"--pictures={path}"]
+  argv += ["--x=sampler.steps"]
+  assert tables.main(argv) == 0
+  with Image.open(path) as picture:
+    page = np.asarray(picture)[26:, 110:]  # Without the names.
+  for step in (4, 8, 16):
+    assert (page == step).all(-1).sum() == tables.SHOWN * 16 * 16
+  line = page[8, :, 0]
+  assert list(dict.fromkeys(line[np.isin(line, (4, 8, 16))])) == [4, 8, 16]
+  workdir.joinpath("measured.png").unlink()
+  with pytest.raises(ValueError, match="evaluate that point again"):
+    tables.main(argv)
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

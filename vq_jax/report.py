@@ -64,6 +64,11 @@ PICTURES = (
     "Each row is one image; from left to right its tokens are revealed.",
   ),
   (
+    "prior/measured.png",
+    "Samples that were measured",
+    "The first of those that the numbers below are of.",
+  ),
+  (
     "prior/neighbours.png",
     "Nearest training pictures",
     "Each row is a sample and the training pictures nearest to it, with their"

@@ -1,13 +1,17 @@
-"""Turns the rows of a sweep into a Markdown table and a plot.
+"""Turns the rows of a sweep into a Markdown table, a plot and a picture.
 
   python docs/results/tables.py steps
   python docs/results/tables.py steps --columns=sampler.steps,fd
   python docs/results/tables.py steps --write=README.md
   python docs/results/tables.py steps --plot=fd.png --x=sampler.steps --y=fd
+  python docs/results/tables.py systems --pictures=systems.png \\
+    --x=sampler.steps --by=system
 
 A row is what launch/sweep.py leaves in docs/results/<sweep>/<point>.json. Its
 overrides, its metrics and `seconds` are the columns. --write replaces what
-stands between `<!-- results:NAME -->` and `<!-- /results -->`.
+stands between `<!-- results:NAME -->` and `<!-- /results -->`. --pictures sets
+the first samples of all points side by side, which were drawn from the same
+seeds, out of runs/<sweep>/<point>/measured.png.
 """
 
 import argparse
@@ -18,10 +22,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+
+from vq_jax import pictures
 
 Row = dict[str, Any]
+COLUMNS = 8  # Of measured.png.
+SHOWN = 4  # Samples of each point in --pictures.
 
 
 def load_rows(folder: pathlib.Path) -> tuple[list[Row], list[str]]:
@@ -47,7 +57,13 @@ def load_rows(folder: pathlib.Path) -> tuple[list[Row], list[str]]:
   measured = list(dict.fromkeys(k for r in records for k in r["metrics"]))
   records.sort(key=lambda r: [_rank(r["overrides"].get(k)) for k in varied])
   rows = [
-    {**r["overrides"], **r["metrics"], "seconds": r["seconds"]} for r in records
+    {
+      **r["overrides"],
+      **r["metrics"],
+      "seconds": r["seconds"],
+      "point": r["point"],
+    }
+    for r in records
   ]
   return rows, [*varied, *measured, "seconds"]
 
@@ -106,6 +122,43 @@ def plot(
   figure.savefig(path, dpi=150)
 
 
+def montage(
+  rows: Sequence[Row],
+  runs: pathlib.Path,
+  path: pathlib.Path,
+  x: str,
+  by: str | None,
+) -> None:
+  """Writes a PNG: a column for each value of x, a row for each value of by.
+
+  Raises:
+    ValueError: a point has no samples, or there are two for one place.
+  """
+  places = {(_cell(row.get(by)), _cell(row.get(x))): row for row in rows}
+  if len(places) < len(rows):
+    raise ValueError(f"{x} and {by} do not tell all points apart.")
+  names, steps = (
+    list(dict.fromkeys(column)) for column in zip(*places, strict=True)
+  )
+  strips = {at: _strip(runs / row["point"]) for at, row in places.items()}
+  blank = np.full_like(next(iter(strips.values())), 255)
+  cells = [strips.get((name, step), blank) for name in names for step in steps]
+  heads = [f"{x} = {step}" for step in steps]
+  page = pictures.table(np.stack(cells), names, heads, scale=1, margin=110)
+  Image.fromarray(page).save(path)
+
+
+def _strip(workdir: pathlib.Path) -> np.ndarray:
+  """The first samples of a point, uint8 [h w 3]."""
+  file = workdir / "measured.png"
+  if not file.is_file():
+    raise ValueError(f"{file} is missing: evaluate that point again.")
+  with Image.open(file) as picture:
+    page = np.asarray(picture.convert("RGB"))
+  side = (page.shape[1] - pictures.GAP) // COLUMNS  # And the gap behind it.
+  return page[: side + pictures.GAP, : SHOWN * side + pictures.GAP]
+
+
 def _is_number(value: Any) -> bool:
   return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -140,12 +193,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--columns", help="comma-separated (default: all)")
   parser.add_argument("--write", type=pathlib.Path, help="file with markers")
   parser.add_argument("--plot", type=pathlib.Path, help="PNG to write")
-  parser.add_argument("--x", help="column of the plot")
+  parser.add_argument("--pictures", type=pathlib.Path, help="PNG to write")
+  parser.add_argument(
+    "--workdirs", type=pathlib.Path, help="of --pictures; default: runs/NAME"
+  )
+  parser.add_argument("--x", help="column of the plot, and of the picture")
   parser.add_argument("--y", help="column of the plot")
   parser.add_argument("--by", help="one line of the plot for each value")
   args = parser.parse_args(argv)
   if args.plot and not (args.x and args.y):
     parser.error("--plot needs --x and --y")
+  if args.pictures and not args.x:
+    parser.error("--pictures needs --x")
+  args.workdirs = args.workdirs or pathlib.Path("runs") / args.name
   return args
 
 
@@ -165,6 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.write.write_text(text, encoding="utf-8")
   if args.plot:
     plot(rows, args.plot, args.x, args.y, args.by)
+  if args.pictures:
+    montage(rows, args.workdirs, args.pictures, args.x, args.by)
   return 0
 
 

@@ -16,7 +16,8 @@ from vq_jax.types import Array, Batch
 
 Source = Sequence[Mapping[str, Any]]
 Features = Callable[[Array], Array]
-ROWS = 12  # Samples in the picture.
+COLUMNS = 8  # Samples in a row of measured.png, and rows.
+ROWS = 12  # Samples in neighbours.png.
 
 
 class Options(NamedTuple):
@@ -59,7 +60,9 @@ def measure(
   extractor: Any,
   batch: int,
 ) -> dict[str, float]:
-  """Median distances to the nearest training image; writes neighbours.png.
+  """Median distances to the nearest training image.
+
+  Writes neighbours.png, and measured.png, the first of the samples themselves.
 
   Samples that are nearer than validation images were memorised; validation
   images are of the same kind and were never seen.
@@ -92,6 +95,8 @@ def measure(
     states = [neighbours.update(state, rows) for state in states]
   picture = draw(samples[:ROWS], train, states[0])
   Image.fromarray(picture).save(workdir / "neighbours.png")
+  sheet = pictures.grid(np.stack(samples[: COLUMNS**2]), COLUMNS)
+  Image.fromarray(sheet).save(workdir / "measured.png")
   medians = [neighbours.compute(s)["nearest_distance"] for s in states]
   key = f"{name}_nearest_distance"
   return dict(zip((key, f"{key}_of_validation"), medians, strict=True))
