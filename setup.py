@@ -42,7 +42,7 @@ setuptools.setup(
     "gpu": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
     "text": ["tokenizers>=0.20", "ftfy>=6.2"],
-    "data": ["grain", "tensorflow-datasets", "importlib_resources"],
+    "data": ["tensorflow-datasets", "importlib_resources"],
     "test": ["pytest>=8", "pytest-xdist", "ruff", "tensorboard"],
     "convert": ["torch"],
   },

@@ -6,7 +6,7 @@
 set -euo pipefail
 if [ "${1:-}" = "--help" ]; then sed -n '2,5s/^# \{0,1\}//p' "$0"; exit; fi
 source "$(dirname "$0")/env.sh"
-prepare "cpu,test,text"
+prepare "cpu,test,text,data"
 export NPROC=16 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 ruff check .
 ruff format --check .
