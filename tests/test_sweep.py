@@ -223,7 +223,8 @@ def rows(place):
 
 def test_a_table_has_a_line_a_row_in_numerical_order(rows):
   rows, columns = rows
-  assert columns == ["sampler.steps", "prior.name", "fd", "seconds"]
+  assert columns == ["sampler.steps", "prior.name", "fd", "seconds", "changes"]
+  assert rows[0]["changes"] == "steps = 4, name = lcmd"
   assert tables.markdown(rows, ["sampler.steps", "prior.name", "fd"]) == (
     "| sampler.steps | prior.name | fd |\n"
     "| ---: | --- | ---: |\n"
@@ -231,6 +232,14 @@ def test_a_table_has_a_line_a_row_in_numerical_order(rows):
     "| 8 | lcmd | 12.5 |\n"
     "| 16 | lcmd | 6.25 |"
   )
+
+
+def test_rows_can_be_ordered_by_a_number(place, rows, capsys):
+  argv = ["quality", f"--results={place / 'results'}"]
+  capsys.readouterr()
+  tables.main([*argv, "--columns=sampler.steps,fd", "--sort=fd"])
+  lines = capsys.readouterr().out.splitlines()[2:]
+  assert [line.split()[1] for line in lines] == ["16", "8", "4"]
 
 
 def test_missing_values_stay_empty():

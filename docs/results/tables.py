@@ -8,7 +8,8 @@
     --x=sampler.steps --by=system
 
 A row is what launch/sweep.py leaves in docs/results/<sweep>/<point>.json. Its
-overrides, its metrics and `seconds` are the columns. --write replaces what
+overrides, its metrics and `seconds` are the columns; `changes` are all of its
+overrides in one. --write replaces what
 stands between `<!-- results:NAME -->` and `<!-- /results -->`. --pictures sets
 the first samples of all points side by side, which were drawn from the same
 seeds, out of runs/<sweep>/<point>/measured.png.
@@ -30,6 +31,7 @@ from PIL import Image
 from vq_jax import pictures
 
 Row = dict[str, Any]
+KEPT = ("seconds", "changes", "point")
 COLUMNS = 8  # Of measured.png.
 SHOWN = 4  # Samples of each point in --pictures.
 
@@ -42,7 +44,7 @@ def load_rows(folder: pathlib.Path) -> tuple[list[Row], list[str]]:
 
   Returns:
     The rows, and the columns: overrides, metrics (each in the order of first
-    appearance), then `seconds`.
+    appearance), then `seconds` and `changes`.
 
   Raises:
     ValueError: the folder holds no row.
@@ -53,19 +55,16 @@ def load_rows(folder: pathlib.Path) -> tuple[list[Row], list[str]]:
   ]
   if not records:
     raise ValueError(f"There is no row in {folder}.")
+  for record in records:
+    record["changes"] = _told(record["overrides"])
   varied = list(dict.fromkeys(k for r in records for k in r["overrides"]))
   measured = list(dict.fromkeys(k for r in records for k in r["metrics"]))
   records.sort(key=lambda r: [_rank(r["overrides"].get(k)) for k in varied])
   rows = [
-    {
-      **r["overrides"],
-      **r["metrics"],
-      "seconds": r["seconds"],
-      "point": r["point"],
-    }
+    {**r["overrides"], **r["metrics"], **{key: r[key] for key in KEPT}}
     for r in records
   ]
-  return rows, [*varied, *measured, "seconds"]
+  return rows, [*varied, *measured, "seconds", "changes"]
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -159,6 +158,14 @@ def _strip(workdir: pathlib.Path) -> np.ndarray:
   return page[: side + pictures.GAP, : SHOWN * side + pictures.GAP]
 
 
+def _told(overrides: Row) -> str:
+  """Overrides on one line, without the sections that they are in."""
+  return ", ".join(
+    f"{key.rpartition('.')[2]} = {_cell(value)}"
+    for key, value in overrides.items()
+  )
+
+
 def _is_number(value: Any) -> bool:
   return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -191,6 +198,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--results", type=pathlib.Path, default=pathlib.Path(__file__).parent
   )
   parser.add_argument("--columns", help="comma-separated (default: all)")
+  parser.add_argument("--sort", help="column that orders the rows")
   parser.add_argument("--write", type=pathlib.Path, help="file with markers")
   parser.add_argument("--plot", type=pathlib.Path, help="PNG to write")
   parser.add_argument("--pictures", type=pathlib.Path, help="PNG to write")
@@ -213,10 +221,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Prints the table; writes it and the plot where asked to."""
   args = parse(argv)
   rows, columns = load_rows(args.results / args.name)
-  wanted = args.columns.split(",") if args.columns else columns
-  for name in [*wanted, args.x, args.y, args.by]:
+  wanted = args.columns.split(",") if args.columns else columns[:-1]
+  for name in [*wanted, args.sort, args.x, args.y, args.by]:
     if name is not None and name not in columns:
       raise ValueError(f"No column {name!r}. Choices: {', '.join(columns)}.")
+  if args.sort:
+    rows.sort(key=lambda row: _rank(row.get(args.sort)))
   table = markdown(rows, wanted)
   print(table)
   if args.write:

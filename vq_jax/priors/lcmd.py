@@ -5,13 +5,13 @@ There is no official code. What had to be inferred is a field, and says so.
 
 import dataclasses
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from vq_jax import plugins, schedules
-from vq_jax.priors import _chain, _embedded, _gaussian
+from vq_jax.priors import _bound, _chain, _embedded, _gaussian
 from vq_jax.priors._chain import nats
 from vq_jax.priors._embedded import expect
 from vq_jax.types import Array, Key, Metrics, Model
@@ -24,20 +24,6 @@ CHOICES = {
   "drop": _embedded.RATIOS,
   "decode": _embedded.DECODERS,
 }
-
-
-class Terms(NamedTuple):
-  """Of the bound on -log2 p(x) / n (eq. 2), bits per token [b].
-
-  Attributes:
-    start: KL(q(z_1 | x) || N(0, 1)).
-    reconstruction: -log2 p(x | z_0).
-    diffusion: -1/2 E[SNR'(t) |e(x) - e^(z_t)|^2], its integral over t.
-  """
-
-  start: Array
-  reconstruction: Array
-  diffusion: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +205,7 @@ class Prior:
     log_probs = self.posterior(model, hidden).denoise(z, t)
     log_probs_0 = self.posterior(model, hidden_0).denoise(z_0, zero)
     error = self._error(model, log_probs, x)
-    slope = -0.5 * self._slope(t)[:, None]
+    slope = -0.5 * self.slope(t)[:, None]
     terms = {
       "reconstruction": nats(log_probs_0, x),
       "diffusion": error * (slope if self.diffusion == "bound" else 1.0),
@@ -258,7 +244,7 @@ class Prior:
     guess = expect(log_probs, ways["estimate"])
     return jnp.sum(jnp.square(ways["target"][x] - guess), -1)
 
-  def _slope(self, t: Array) -> Array:
+  def slope(self, t: Array) -> Array:
     """SNR'(t) [b]."""
     return schedules.slope(lambda t: jnp.exp(self.log_snr(t)), t)
 
@@ -274,29 +260,9 @@ class Prior:
     there = self.move(z, clean, t, s)
     return jax.lax.stop_gradient(view.denoise(there, s))
 
-  def terms(self, key: Key, model: Model, x: Array) -> Terms:
-    """An unbiased estimate of the bound's terms (eq. 2), x [b n].
-
-    Times are stratified, `bound_times` of them; no token is dropped.
-    """
-    key_0, key_times = jax.random.split(key)
-    zero, one = jnp.zeros(x.shape[:1]), jnp.ones(x.shape[:1])
-    start = _gaussian.start_nats(self.table(model)[x], self.log_snr(one))
-    z = self.corrupt(key_0, model, x, zero)
-    view = self.posterior(model)
-    reconstruction = nats(view.denoise(z, zero), x)
-
-    def term(i: Array) -> Array:
-      key_t, key_z = jax.random.split(jax.random.fold_in(key_times, i))
-      u = jax.random.uniform(key_t, x.shape[:1])
-      t = (i + u) / self.bound_times
-      z = self.corrupt(key_z, model, x, t)
-      error = self._error(model, view.denoise(z, t), x)
-      return -0.5 * self._slope(t)[:, None] * error
-
-    diffusion = jnp.mean(jax.lax.map(term, jnp.arange(self.bound_times)), 0)
-    terms = Terms(start, reconstruction, diffusion)
-    return jax.tree.map(lambda a: jnp.mean(a, 1) / math.log(2.0), terms)
+  def terms(self, key: Key, model: Model, x: Array) -> _bound.Terms:
+    """The bound's terms, see `_bound.terms`."""
+    return _bound.terms(self, key, model, x)
 
   def bits(self, key: Key, model: Model, x: Array) -> Array:
     """Unbiased upper bound on -log2 p(x) / n: bits per token [b], x [b n]."""
@@ -325,6 +291,5 @@ class Prior:
 
   def show(self, model: Model, z: Array, t: Array) -> Array:
     """The ids that make z_t most probable, for films. [b n d] -> [b n]."""
-    alpha, _ = _gaussian.levels(self.log_snr(t))
     codes = self.table(model)[:-1]
-    return jnp.argmax(z @ codes.T - 0.5 * alpha * jnp.sum(codes**2, -1), -1)
+    return jnp.argmax(_gaussian.log_density(z, codes, self.log_snr(t)), -1)
