@@ -44,10 +44,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.codes = "normal"  # "tokenizer" starts from its codebook, where it fits.
   # Decay would have a say in how fast embeddings turn.
   c.optimizer.weight_decay = 0.0
-  c.sampler = dict(name="ddim", steps=8, grid="time")
-  c.sample.temperature = 1.0  # No heuristics, as the paper has it.
+  c.sampler = dict(name="ancestral", steps=32, grid="time")
+  if "emoji16" in arg:
+    c.sampler.update(name="ddim", steps=8)
   if "smoke" in arg:
     c.sampler.steps = 4
+  c.sample.temperature = 1.0  # No heuristics, as the paper has it.
   return c
 
 
