@@ -23,8 +23,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     margin=0.03,  # Less noise is none, and its SNR drowns the bound.
     reconstruction_weight=1.0,
     consistency_weight=1.0,
-    # With less, after so few updates, consistency has made p sharper than the
-    # data are: its entropy is below its cross-entropy at all times.
+    # With less, after so few updates, consistency makes p sharper than the data
+    # are: its entropy falls below its cross-entropy where half is known.
     diffusion_weight=0.1,
     denoising_weight=0.0,
     diffusion="simple",
