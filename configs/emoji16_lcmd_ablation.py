@@ -81,3 +81,4 @@ def sweep(add):
   for law in ("random", "linear"):
     add({"prior.drop": law, "prior.drop_ratio": 1.0})
   add({"prior.solver": "heun"})
+  add({"prior.denoising_weight": 1.0})

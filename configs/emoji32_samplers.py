@@ -1,4 +1,4 @@
-"""Every sampler of masked tokens, on the prior of the quickstart.
+"""Samplers of masked tokens, side by side, on the prior of the quickstart.
 
   python launch/sweep.py --config=configs/emoji32_samplers.py \
     --name=emoji32_samplers --mode=evaluate --base=runs/emoji32/prior --run

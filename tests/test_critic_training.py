@@ -91,6 +91,27 @@ def train(place, arg):
   return judged, state, before, after, metrics
 
 
+def check_drawn(ids, config, params, index, labels, ask):
+  """Compares ids with what the sampler draws by itself, one at a time.
+
+  ask: request -> the critic.
+  """
+  system, prior = build_system(config), pipeline.build_prior(config["prior"])
+
+  @jax.jit
+  def draw(key, label):
+    request = {"label": label[None]}
+    model = conditional_model(system, params, request)
+    shape = (1, math.prod(system.net.grid))
+    critic = ask(request)
+    return sampler.sample(key, model, prior, shape, steps=3, critic=critic)
+
+  key = jax.random.key(config["sample"]["seed"])
+  for i, label in zip(index, labels, strict=True):
+    expected = draw(jax.random.fold_in(key, i), jnp.asarray(label))
+    np.testing.assert_array_equal(ids[i], expected[0])
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
   """A prior that knows nothing and its critic."""
@@ -123,18 +144,8 @@ def test_a_sampler_asks_the_run_that_its_config_names(runs):
   run = sampling.make_generator(config, system, prior)
   ids = run(generator.params, index, request)
 
-  @jax.jit
-  def by_hand(key, label):
-    request = {"label": label[None]}
-    model = conditional_model(system, generator.params, request)
-    ask = judging.judge(judged.system, judged.params, request)
-    n = math.prod(system.net.grid)
-    return sampler.sample(key, model, prior, (1, n), steps=3, critic=ask)
-
-  key = jax.random.key(config["sample"]["seed"])
-  for i, label in zip(index, request["label"], strict=True):
-    expected = by_hand(jax.random.fold_in(key, i), jnp.asarray(label))
-    np.testing.assert_array_equal(ids[i], expected[0])
+  ask = functools.partial(judging.judge, judged.system, judged.params)
+  check_drawn(ids, config, generator.params, index, request["label"], ask)
 
 
 def test_mistakes_are_one_sentence(runs):

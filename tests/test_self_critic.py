@@ -8,18 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_critic_training import save_prior, save_run, train
+from test_critic_training import check_drawn, save_prior, save_run, train
 
 from configs import emoji32_critic, emoji32_d3pm, emoji32_lcmd, maskgit
 from configs import vq_diffusion_emoji_text as captions
 from vq_jax import pipeline
 from vq_jax.nets import transformer
-from vq_jax.samplers import critic as sampler
 from vq_jax.system import (
   System,
   build_system,
   condition,
-  conditional_model,
   init_system,
 )
 from vq_jax.train import checkpoint, critic, frozen, judging, sampling
@@ -124,18 +122,9 @@ def test_a_sampler_asks_the_net_that_draws(runs):
   index, request = np.arange(2), {"label": np.array([1, 2])}
   ids = sampling.make_generator(config, system, prior)(params, index, request)
 
-  @jax.jit
-  def drawn(key, label):
-    request = {"label": label[None]}
-    model = conditional_model(system, params, request)
-    ask = by_hand(system, params, state.ema["net"]["head"], request)
-    n = math.prod(system.net.grid)
-    return sampler.sample(key, model, prior, (1, n), steps=3, critic=ask)
-
-  key = jax.random.key(config["sample"]["seed"])
-  for i, label in zip(index, request["label"], strict=True):
-    expected = drawn(jax.random.fold_in(key, i), jnp.asarray(label))
-    np.testing.assert_array_equal(ids[i], expected[0])
+  head = state.ema["net"]["head"]
+  ask = functools.partial(by_hand, system, params, head)
+  check_drawn(ids, config, params, index, request["label"], ask)
 
 
 def test_a_critic_is_read_once_for_each_checkpoint(runs, tmp_path, monkeypatch):

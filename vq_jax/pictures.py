@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GAP = 2  # Pixels of white between images.
+SHEET = 8  # Images in a row of measured.png, and rows.
 HIDDEN = 178  # Grey level of what is still masked.
 
 

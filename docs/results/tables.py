@@ -9,10 +9,10 @@
 
 A row is what launch/sweep.py leaves in docs/results/<sweep>/<point>.json. Its
 overrides, its metrics and `seconds` are the columns; `changes` are all of its
-overrides in one. --write replaces what
-stands between `<!-- results:NAME -->` and `<!-- /results -->`. --pictures sets
-the first samples of all points side by side, which were drawn from the same
-seeds, out of runs/<sweep>/<point>/measured.png.
+overrides in one. --write replaces what stands between `<!-- results:NAME -->`
+and `<!-- /results -->`. --pictures sets the first samples of all points side by
+side, which were drawn from the same seeds, out of
+runs/<sweep>/<point>/measured.png.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from vq_jax import pictures
 
 Row = dict[str, Any]
 KEPT = ("seconds", "changes", "point")
-COLUMNS = 8  # Of measured.png.
 SHOWN = 4  # Samples of each point in --pictures.
 
 
@@ -154,7 +153,9 @@ def _strip(workdir: pathlib.Path) -> np.ndarray:
     raise ValueError(f"{file} is missing: evaluate that point again.")
   with Image.open(file) as picture:
     page = np.asarray(picture.convert("RGB"))
-  side = (page.shape[1] - pictures.GAP) // COLUMNS  # And the gap behind it.
+  side = (
+    page.shape[1] - pictures.GAP
+  ) // pictures.SHEET  # And the gap behind it.
   return page[: side + pictures.GAP, : SHOWN * side + pictures.GAP]
 
 

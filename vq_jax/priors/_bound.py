@@ -2,7 +2,7 @@
 
 -log p(x) <= KL(q(z_1 | x) || N(0, 1)) + E[-log p(x | z_0)]
              - 1/2 int_0^1 SNR'(t) E|e(x) - e^(z_t)|^2 dt,
-eq. 2 of arXiv:2410.14758, in the words of VDM (arXiv:2107.00630, eq. 11).
+eq. 2 of arXiv:2410.14758, in the words of VDM (arXiv:2107.00630).
 """
 
 import math

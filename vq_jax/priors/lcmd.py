@@ -249,7 +249,7 @@ class Prior:
     return schedules.slope(lambda t: jnp.exp(self.log_snr(t)), t)
 
   def _teach(
-    self, teacher: Model, hidden: Array, z: Array, t: Array, s: Array
+    self, teacher: Model, hidden: Array | None, z: Array, t: Array, s: Array
   ) -> Array:
     """log p of the teacher after its own step from z_t to s, [b n K]."""
     codes, view = self.table(teacher), self.posterior(teacher, hidden)

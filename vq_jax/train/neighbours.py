@@ -16,7 +16,6 @@ from vq_jax.types import Array, Batch
 
 Source = Sequence[Mapping[str, Any]]
 Features = Callable[[Array], Array]
-COLUMNS = 8  # Samples in a row of measured.png, and rows.
 ROWS = 12  # Samples in neighbours.png.
 
 
@@ -95,7 +94,8 @@ def measure(
     states = [neighbours.update(state, rows) for state in states]
   picture = draw(samples[:ROWS], train, states[0])
   Image.fromarray(picture).save(workdir / "neighbours.png")
-  sheet = pictures.grid(np.stack(samples[: COLUMNS**2]), COLUMNS)
+  columns = pictures.SHEET
+  sheet = pictures.grid(np.stack(samples[: columns**2]), columns)
   Image.fromarray(sheet).save(workdir / "measured.png")
   medians = [neighbours.compute(s)["nearest_distance"] for s in states]
   key = f"{name}_nearest_distance"
