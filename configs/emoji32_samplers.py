@@ -10,7 +10,8 @@ need the runs of configs/emoji32_critic.py.
   python docs/results/tables.py emoji32_samplers --by=sampler \
     --x=sampler.steps --pictures=docs/figures/samplers_steps.png
   python docs/results/tables.py emoji32_samplers --by=sampler \
-    --x=network_calls --y=emoji_fd --plot=docs/figures/samplers_fd.png
+    --x=network_calls --plot=docs/figures/samplers_calls.png \
+    --y=emoji_fd,emoji_precision,emoji_recall,emoji_density
 """
 
 import ml_collections
