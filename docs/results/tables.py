@@ -129,6 +129,7 @@ def plot(
     least = min(r[x] for r in there)
     if least > 0 and max(r[x] for r in there) >= 8 * least:
       axes.set_xscale("log", base=2)
+      axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
   for axes in panels[len(names) :]:
     axes.remove()
