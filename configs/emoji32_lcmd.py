@@ -15,6 +15,7 @@ from configs import emoji32_absorbing
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """arXiv:2410.14758 at laptop size: the blocks of emoji32_absorbing."""
   c = emoji32_absorbing.get_config(arg)
+  words = arg.split(":")
   c.prior = dict(
     name="lcmd",
     vocab_size=c.prior.vocab_size,
@@ -38,16 +39,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     normalise=True,
     evidence=True,
     decode="argmax",
-    bound_times=4 if "emoji16" in arg else 16,
+    bound_times=4 if "emoji16" in words else 16,
   )
   c.net.update(code_dim=256, time="sinusoidal", position="sinusoidal")
   c.codes = "normal"  # "tokenizer" starts from its codebook, where it fits.
   # Decay would have a say in how fast embeddings turn.
   c.optimizer.weight_decay = 0.0
   c.sampler = dict(name="ancestral", steps=32, grid="time")
-  if "emoji16" in arg:
+  if "emoji16" in words:
     c.sampler.update(name="ddim", steps=8)
-  if "smoke" in arg:
+  if "smoke" in words:
     c.sampler.steps = 4
   c.sample.temperature = 1.0  # No heuristics, as the paper has it.
   return c

@@ -35,6 +35,7 @@ VARIANTS = {
   "autoregressive": ("ffhq", "churches", "bedroom"),
   "lcmd": ("ffhq", "churches", "bedroom", "imagenet"),
   "lcmd_text": ("lcmd", "absorbing", "autoregressive"),
+  "emoji32_samplers": ("corrector", "fewer_tokens", "halton", "remask"),
   "d3pm": ("ffhq", "churches", "bedroom", "imagenet"),
   "maskgit": ("ffhq", "churches", "bedroom", "imagenet"),
 }

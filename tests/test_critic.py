@@ -22,7 +22,7 @@ def drawn(what, key, model, shape, **options):
   return np.asarray(jax.jit(run)(key))
 
 
-def test_what_looks_most_wrong_is_masked_again(key):
+def test_what_scores_highest_is_masked_again(key):
   """Tokens that are known in advance, a critic that scores positions: after
   each call exactly its highest are masked, as many as the schedule says."""
   x, n = jnp.arange(12) % K, 12

@@ -63,7 +63,7 @@ def test_only_the_last_layer_is_trained(runs):
   jax.tree.map(np.testing.assert_array_equal, state.extra["generator"], prior)
   assert abs(before["nats_per_token"] - math.log(2)) < 0.1
   assert after["nats_per_token"] < 0.5 * math.log(2)
-  assert after["accuracy"] > after["right_fraction"] + 0.2
+  assert after["accuracy"] > after["drawn_fraction"] + 0.2
 
 
 def test_it_is_a_linear_map_behind_the_net_of_the_prior(key):

@@ -265,7 +265,11 @@ def test_a_plot_is_a_png(place, rows):
   path = place / "plot.png"
   options = ["quality", f"--results={place / 'results'}", f"--plot={path}"]
   tables.main([*options, "--x=sampler.steps", "--y=fd", "--by=prior.name"])
-  assert path.read_bytes().startswith(b"\x89PNG")
+  with Image.open(path) as picture:
+    one = picture.size
+  tables.main([*options, "--x=sampler.steps", "--y=fd,sampler.steps,fd"])
+  with Image.open(path) as picture:
+    assert picture.size == (2 * one[0], 2 * one[1])
   with pytest.raises(ValueError, match="No column 'fid'"):
     tables.main([*options, "--x=sampler.steps", "--y=fid"])
   with pytest.raises(ValueError, match="numbers in both"):

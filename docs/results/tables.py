@@ -96,28 +96,47 @@ def replace_block(text: str, name: str, table: str) -> str:
 
 
 def plot(
-  rows: Sequence[Row], path: pathlib.Path, x: str, y: str, by: str | None
+  rows: Sequence[Row],
+  path: pathlib.Path,
+  x: str,
+  names: Sequence[str],
+  by: str | None,
 ) -> None:
-  """Writes a PNG of column y against column x, one line for each value of by.
+  """Writes a PNG: a panel for each column of `names` against column x.
 
-  Rows that lack x or y are left out.
+  Each has a line for each value of `by`. Rows that lack a number are left out.
+  Numbers of calls, which double, are an octave apart.
 
   Raises:
     ValueError: no row has numbers in both.
   """
-  rows = [r for r in rows if _is_number(r.get(x)) and _is_number(r.get(y))]
-  if not rows:
-    raise ValueError(f"No row has numbers in both {x} and {y}.")
-  figure = Figure(figsize=(5, 3.5), layout="constrained")
+  columns = min(len(names), 2)
+  lines = -(-len(names) // columns)
+  figure = Figure(figsize=(5 * columns, 3.5 * lines), layout="constrained")
   FigureCanvasAgg(figure)
-  axes = figure.add_subplot(xlabel=x, ylabel=y)
-  for value in dict.fromkeys(_cell(r.get(by)) for r in rows):
-    line = sorted((r[x], r[y]) for r in rows if _cell(r.get(by)) == value)
-    axes.plot(*zip(*line, strict=True), marker="o", label=f"{by} = {value}")
+  panels = figure.subplots(lines, columns, squeeze=False).ravel()
+  for axes, y in zip(panels, names, strict=False):
+    there = [r for r in rows if _is_number(r.get(x)) and _is_number(r.get(y))]
+    if not there:
+      raise ValueError(f"No row has numbers in both {x} and {y}.")
+    for k, value in enumerate(dict.fromkeys(_cell(r.get(by)) for r in there)):
+      line = sorted((r[x], r[y]) for r in there if _cell(r.get(by)) == value)
+      style = "-" if k < 10 else "--"  # There are ten colours.
+      axes.plot(
+        *zip(*line, strict=True), style, marker="o", markersize=4, label=value
+      )
+    axes.set(xlabel=x, ylabel=y)
+    least = min(r[x] for r in there)
+    if least > 0 and max(r[x] for r in there) >= 8 * least:
+      axes.set_xscale("log", base=2)
+      axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+  for axes in panels[len(names) :]:
+    axes.remove()
   if by:
-    axes.legend()
-  axes.grid(alpha=0.3)
-  figure.savefig(path, dpi=150)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, title=by, loc="outside right center")
+  figure.savefig(path, dpi=100)
 
 
 def montage(
@@ -207,7 +226,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--workdirs", type=pathlib.Path, help="of --pictures; default: runs/NAME"
   )
   parser.add_argument("--x", help="column of the plot, and of the picture")
-  parser.add_argument("--y", help="column of the plot")
+  parser.add_argument("--y", help="column of the plot; of several, a,b")
   parser.add_argument("--by", help="one line of the plot for each value")
   args = parser.parse_args(argv)
   if args.plot and not (args.x and args.y):
@@ -223,7 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parse(argv)
   rows, columns = load_rows(args.results / args.name)
   wanted = args.columns.split(",") if args.columns else columns[:-1]
-  for name in [*wanted, args.sort, args.x, args.y, args.by]:
+  shown = args.y.split(",") if args.y else []
+  for name in [*wanted, *shown, args.sort, args.x, args.by]:
     if name is not None and name not in columns:
       raise ValueError(f"No column {name!r}. Choices: {', '.join(columns)}.")
   if args.sort:
@@ -235,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = replace_block(text, args.name, table)
     args.write.write_text(text, encoding="utf-8")
   if args.plot:
-    plot(rows, args.plot, args.x, args.y, args.by)
+    plot(rows, args.plot, args.x, shown, args.by)
   if args.pictures:
     montage(rows, args.workdirs, args.pictures, args.x, args.by)
   return 0

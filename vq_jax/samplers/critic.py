@@ -1,4 +1,4 @@
-"""Token-Critic (arXiv:2209.04439): a second network says what is wrong.
+"""Token-Critic (arXiv:2209.04439): a second network says what looks drawn.
 
 A self-critic is the first network itself with another last layer.
 """
@@ -31,7 +31,7 @@ def run(
   schedule: Schedule = "cosine",
   noise: float = 1.0,
 ) -> Run:
-  """Each call draws all masked tokens; what looks wrong is masked again.
+  """Each call draws all masked tokens; what looks drawn is masked again.
 
   Of all tokens, those that earlier calls drew included: none is kept for good
   before the end.
@@ -42,7 +42,7 @@ def run(
     prior: has what is in `NEEDS`, and ends in masks.
     shape: (b, n).
     steps: network calls.
-    critic: ids [b n] in 0..K-1 -> logit that each is wrong [b n]. In a config
+    critic: ids [b n] in 0..K-1 -> logit that each is to go [b n]. In a config
       it is the directory of a run with config.stage = "critic".
     known: ids [b n] that must not change, with `prior.vocab_size` where free.
     schedule: how many masks are left: a name of `steps.rate`, or how many
@@ -71,10 +71,10 @@ def run(
     key_what, key_where = jax.random.split(key)
     token = jax.random.categorical(key_what, log_probs)
     filled = jnp.where(z == prior.vocab_size, token, z)
-    wrong = critic(filled) + width * (
+    worst = critic(filled) + width * (
       jax.random.uniform(key_where, shape) - 0.5
     )
-    again = masking.highest(wrong, free, left)
+    again = masking.highest(worst, free, left)
     return jnp.where(again, prior.vocab_size, filled)
 
   inputs = (left, jnp.asarray(width, jnp.float32))

@@ -1,9 +1,14 @@
-"""A critic: which tokens of a filled image are wrong (arXiv:2209.04439).
+"""A critic: which tokens of an image a prior has drawn (arXiv:2209.04439).
 
 Masked images are filled by a trained prior, and a network of one number per
-token learns which of its tokens are not the image's own. The sampler "critic"
-asks it what to mask again. That network is `config.net`, or, without it, the
-prior's own with another last layer, which alone is trained: a self-critic.
+token learns which of its tokens the prior drew and which are the image's own.
+The sampler "critic" asks it what to mask again. That network is `config.net`,
+or, without it, the prior's own with another last layer, which alone is trained:
+a self-critic.
+
+A token that was drawn counts as drawn though it may be the right one. To learn
+which are wrong, as a public re-implementation does, is to learn which are easy
+to guess: such a critic keeps background, and paints nothing else.
 """
 
 import math
@@ -96,14 +101,14 @@ def fill(key: Key, model: Model, prior: Any, x: Array) -> tuple[Array, Array]:
     x: clean ids [b n].
 
   Returns:
-    Filled ids [b n] in 0..K-1, and which of them are wrong, bool [b n].
+    Filled ids [b n] in 0..K-1, and which of them were drawn, bool [b n].
   """
   key_t, key_z, key_x = jax.random.split(key, 3)
   t = 1.0 - _chain.stratified(key_t, len(x))
   z = prior.corrupt(key_z, model, x, t)
   token = jax.random.categorical(key_x, model.denoise(z, t))
-  filled = jnp.where(z == prior.vocab_size, token, z)
-  return filled, filled != x
+  masked = z == prior.vocab_size
+  return jnp.where(masked, token, z), masked
 
 
 def make_update(
@@ -122,13 +127,13 @@ def make_update(
     drop = jax.random.bernoulli(key_null, rate, (b,)) if rate else None
     fixed = state.extra
     model = conditional_model(generator.system, fixed["generator"], batch)
-    filled, wrong = fill(key_fill, model, prior, batch["ids"])
+    filled, drawn = fill(key_fill, model, prior, batch["ids"])
 
     def loss(params: Params) -> Array:
       params = judging.whole(fixed["generator"], params)
       score = judging.judge(system, params, batch, drop, key_drop)
       logits = score(filled)
-      return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, wrong))
+      return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, drawn))
 
     value, grads = jax.value_and_grad(loss)(state.params)
     params, moments = apply_gradients(transform, grads, value, state)
@@ -137,7 +142,7 @@ def make_update(
     metrics = {
       "loss": value,
       "grad_norm": optax.tree.norm(grads),
-      "wrong_fraction": jnp.mean(wrong),
+      "drawn_fraction": jnp.mean(drawn),
     }
     return State(step, state.ok, params, ema, moments, fixed), metrics
 
@@ -155,12 +160,12 @@ def make_score(config: Config, system: System, generator: Loaded):
   def score(params: Params, fixed: Params, rows: Batch, i: Array) -> Array:
     model = conditional_model(generator.system, fixed["generator"], rows)
     own = jax.random.fold_in(key, i)
-    filled, wrong = fill(own, model, prior, rows["ids"])
+    filled, drawn = fill(own, model, prior, rows["ids"])
     params = judging.whole(fixed["generator"], params)
     logits = judging.judge(system, params, rows)(filled)
-    nats = optax.sigmoid_binary_cross_entropy(logits, wrong)
-    # The last is the accuracy of a critic that finds nothing wrong.
-    terms = (nats, (logits > 0) == wrong, ~wrong)
+    nats = optax.sigmoid_binary_cross_entropy(logits, drawn)
+    # The last is the accuracy of a critic that takes all for drawn.
+    terms = (nats, (logits > 0) == drawn, drawn)
     return jnp.stack([jnp.mean(term, 1) for term in terms])
 
   def measure(
@@ -172,7 +177,7 @@ def make_score(config: Config, system: System, generator: Loaded):
       mask = rows.pop("mask")
       found.append(np.asarray(score(params, fixed, rows, i))[:, mask])
     means = np.concatenate(found, 1).mean(1)
-    names = ("nats_per_token", "accuracy", "right_fraction")
+    names = ("nats_per_token", "accuracy", "drawn_fraction")
     return dict(zip(names, map(float, means), strict=True))
 
   return measure

@@ -115,7 +115,7 @@ def judge(
   drop: Array | None = None,
   dropout: Key | None = None,
 ) -> Callable[[Array], Array]:
-  """ids [b n] in 0..K-1 -> logit that each is wrong [b n], float32.
+  """ids [b n] in 0..K-1 -> logit that each was drawn [b n], float32.
 
   A net that is told the time is told 0, where no token is masked.
 

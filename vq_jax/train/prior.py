@@ -33,6 +33,7 @@ from vq_jax.train.sampling import (
   make_generator,
   make_paint,
   make_painter,
+  network_calls,
 )
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Model, Params
@@ -252,7 +253,7 @@ def measure(
     if key != "name":  # A row of numbers and words has no lists.
       told = str(value) if isinstance(value, (list, tuple)) else value
       context[f"sampler_{key}"] = told
-  return numbers | context
+  return numbers | context | network_calls(config, system, prior, params)
 
 
 def _init(

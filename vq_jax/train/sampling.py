@@ -10,7 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vq_jax import evaluate, pipeline, plugins, weights
-from vq_jax.system import System, init_system
+from vq_jax.ops import flops
+from vq_jax.system import (
+  System,
+  blank,
+  condition,
+  conditional_model,
+  init_system,
+)
 from vq_jax.train import judging, layout, levels
 from vq_jax.train.log import progress
 from vq_jax.train.request import Requests
@@ -95,6 +102,31 @@ def check_sampling(
   index = np.arange(1)
   request = Requests(config, system)(index)
   jax.eval_shape(make_generator(config, system, prior), params, index, request)
+
+
+def network_calls(
+  config: Config, system: System, prior: Any, params: Params
+) -> dict[str, float]:
+  """{"network_calls"}: what a batch of samples costs, in calls of the network.
+
+  By its matrix products: a guided call is two, a token at a time from a cache
+  is its share, and a critic's calls count too. Nothing where the sampler goes
+  on until its tokens end it.
+  """
+  index = np.arange(config["sample"]["batch"])
+  asked = params, Requests(config, system)(index)
+  z, t = blank(system.net, len(index)), np.ones(len(index), np.float32)
+
+  def call(params: Params, request: Batch) -> Array:
+    return conditional_model(system, params, request).denoise(z, t)
+
+  once = flops.count(call, *asked)
+  once -= flops.count(functools.partial(condition, system), *asked)
+  try:
+    run = make_generator(config, system, prior)
+    return {"network_calls": flops.count(run, params, index, asked[1]) / once}
+  except flops.Unbounded:
+    return {}
 
 
 def ask(
