@@ -121,6 +121,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.tokenize = dict(
     views=1, mirror=False, seed=0, shard=2**16, process=-1, processes=1
   )
+  # The name "clip" stores text features as well, for priors with config.text
+  # like this.
+  c.tokenize.text = dict(
+    name="", weights="clip-vit-b32-text.safetensors", merges="merges.txt"
+  )
   # balance="class" shows all classes equally often; threads=0 is one a core.
   c.loader = dict(balance="", threads=0, ahead=2)
   c.flip = False

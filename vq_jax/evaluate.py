@@ -168,7 +168,7 @@ def bits(
     prior: with a method `bits`.
     source: of tokens.
     key: of the noise.
-    keys: what the model is asked for: "label", "words".
+    keys: what the model is asked for: "label", "words" or "features".
     batch: examples at a time.
     limit: at most that many examples.
 

@@ -1,5 +1,6 @@
 """A net, what conditions it, and their weights: from a request to a Model."""
 
+import functools
 import sys
 from collections.abc import Mapping
 from types import ModuleType
@@ -19,9 +20,10 @@ class System(NamedTuple):
   """What stands between a request for an image and a Model.
 
   A request is a mapping with `label` [b] for nets with classes and `words`
-  [b m], what the text encoder makes of captions, for nets with text. The
-  weights are a mapping with `net`, `text` if there is an encoder, and `null` if
-  the absence of a caption is learnt.
+  [b m], what the text encoder makes of captions, for nets with text; what it
+  makes of those, `features` [b m d], may take their place. The weights are a
+  mapping with `net`, `text` if there is an encoder, and `null` if the absence
+  of a caption is learnt.
 
   Attributes:
     net: a Linen net.
@@ -144,13 +146,32 @@ def condition(
     if drop is not None:
       label = jnp.where(drop, net.labels, label)
   if encoder:
-    words = request["words"]
-    if drop is not None and system.null == "fixed":
-      words = jnp.where(drop[:, None], encoder.words([""]), words)
-    text = encoder.apply({"params": params["text"]}, words)
+    text = _features(system, params, request, drop)
     if drop is not None and system.null == "learnt":
       text = jnp.where(drop[:, None, None], params["null"], text)
   return Condition(label, text)
+
+
+def _features(
+  system: System,
+  params: Params,
+  request: Mapping[str, Array],
+  drop: Array | None,
+) -> Array:
+  """Of captions [b m d]; a fixed null is the empty one where `drop` is set."""
+  run = functools.partial(system.text.apply, {"params": params["text"]})
+  empty = None
+  if drop is not None and system.null == "fixed":
+    empty = system.text.words([""])
+  if "features" not in request:
+    words = request["words"]
+    if empty is not None:
+      words = jnp.where(drop[:, None], empty, words)
+    return run(words)
+  text = request["features"].astype(jnp.float32)
+  if empty is not None:
+    text = jnp.where(drop[:, None, None], run(empty), text)
+  return text
 
 
 def conditional_model(

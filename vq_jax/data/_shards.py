@@ -1,7 +1,8 @@
 """A shard of a token set: a directory with a .npy file per column.
 
 Numbers are mapped into memory, so that a set may be larger than it; strings are
-UTF-8 one after another, with the places where they end in a second file.
+UTF-8 one after another, with the places where they end in a second file. Text
+features are a table and, in a second file, which of its rows a row has.
 shard.json tells sizes and checksums.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vq_jax import weights
+from vq_jax.data import _features
 
 RECORD = "shard.json"
 TEXT, ENDS = ".utf8.npy", ".ends.npy"  # Of a column of strings.
@@ -105,6 +107,7 @@ def write(
   batches: Iterable[Mapping[str, Any]],
   vocab_size: int,
   plan: str = "",
+  describe: _features.Describe | None = None,
 ) -> Record:
   """Writes batches of {"ids", ...} as one shard; `mask` [b] drops padded rows.
 
@@ -116,6 +119,7 @@ def write(
     batches: at least one, with rows of equal shapes.
     vocab_size: K.
     plan: what the shard is part of, see `finished`.
+    describe: of captions, whose features are stored as well.
 
   Returns:
     The entry of the manifest.
@@ -137,6 +141,8 @@ def write(
   for key in sorted(rows):
     for file, array in _files(key, rows[key]).items():
       np.save(part / file, array, allow_pickle=False)
+  if describe:
+    _features.write(part, rows, describe)
   record = {
     "name": name,
     "rows": len(ids),
@@ -173,12 +179,20 @@ def read(directory: pathlib.Path, record: Record) -> dict[str, Any]:
       ) from error
     arrays[name] = np.asarray(mapped)
   return {
-    name.partition(".")[0]: Text(array, arrays[name.replace(TEXT, ENDS)])
-    if name.endswith(TEXT)
-    else array
-    for name, array in arrays.items()
-    if not name.endswith(ENDS)
+    name.partition(".")[0]: _column(name, arrays)
+    for name in arrays
+    if not name.endswith((ENDS, _features.SPANS))
   }
+
+
+def _column(name: str, arrays: Mapping[str, np.ndarray]) -> Sequence:
+  """The column of a file, and of the second one if it has two."""
+  if name.endswith(TEXT):
+    return Text(arrays[name], arrays[name.replace(TEXT, ENDS)])
+  if name.endswith(_features.TABLE):
+    spans = name.replace(_features.TABLE, _features.SPANS)
+    return _features.Shared(arrays[name], arrays[spans])
+  return arrays[name]
 
 
 def _told(file: pathlib.Path) -> dict[str, Any]:

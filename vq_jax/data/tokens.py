@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vq_jax import weights
-from vq_jax.data import _shards, _skipping
+from vq_jax.data import _features, _shards, _skipping
 
 MANIFEST = "manifest.json"
 OPEN = 128  # Shards that are mapped at a time; each takes a few open files.
@@ -22,8 +22,11 @@ OPEN = 128  # Shards that are mapped at a time; each takes a few open files.
 class Source:
   """Random access to {"ids": int32 [n], "label", "style", "caption", ...}.
 
+  With `features` [m d] of the caption, float16, where they are stored.
+
   Attributes:
-    columns: the same by key, whole: an array is read when it is asked for.
+    columns: the same by key, whole, but for features, which memory may not
+      hold: an array is read when it is asked for.
   """
 
   def __init__(
@@ -46,6 +49,10 @@ class Source:
     Raises:
       IndexError: there are fewer.
     """
+    return _features.chosen(self._row(i))
+
+  def _row(self, i: int) -> dict[str, Any]:
+    """The same, with the features [c m d] of all its captions."""
     if not -len(self) <= i < len(self):
       raise IndexError(f"There are {len(self)} rows, no number {i}.")
     i = int(i) % len(self)
@@ -56,10 +63,10 @@ class Source:
 
   def draw(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
     """The same with any of its captions."""
-    row = self[i]
+    row = self._row(i)
     if "captions" in row:
       row["caption"] = _skipping.choose(row["captions"], rng)
-    return row
+    return _features.chosen(row)
 
   @property
   def labels(self) -> np.ndarray | None:
@@ -79,7 +86,7 @@ class Source:
 
   def keys(self) -> list[str]:
     """The columns' names."""
-    return list(self._open(0))
+    return [key for key in self._open(0) if key != "features"]
 
 
 class Columns(Mapping):

@@ -29,7 +29,7 @@ from vq_jax.samplers import _reveal
 from vq_jax.system import System, build_system, conditional_model
 from vq_jax.train import codes, frozen, judging, optimizer
 from vq_jax.train.judging import Loaded
-from vq_jax.train.request import Worded, asked, read_tokens
+from vq_jax.train.request import Worded, worded
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Model, Params
 
@@ -50,6 +50,7 @@ def make_task(config: Config) -> Task:
   codes.check_tokens(config, pathlib.Path(config["generator"]) / "tokenizer")
   score = make_score(config, system, generator)
   fixed = _fixed(generator)
+  source = _source(config, system, generator, "train")
 
   def init(key: Key) -> State:
     params = fresh(key)
@@ -58,8 +59,8 @@ def make_task(config: Config) -> Task:
   return Task(
     init=init,
     update=make_update(system, generator, transform, config),
-    source=_source(config, system, generator, "train"),
-    inputs=_keys(system, generator),
+    source=source,
+    inputs=_keys(source, system, generator),
     evaluate=lambda state: score(
       state.ema, state.extra, config["evaluate"]["limit"]
     ),
@@ -171,7 +172,7 @@ def make_score(config: Config, system: System, generator: Loaded):
   def measure(
     params: Params, fixed: Params, limit: int | None
   ) -> dict[str, float]:
-    keys, found = _keys(system, generator), []
+    keys, found = _keys(source, system, generator), []
     batches = _loader.padded(source, keys, section["batch"], limit)
     for i, rows in enumerate(batches):
       mask = rows.pop("mask")
@@ -204,8 +205,8 @@ def _fixed(generator: Loaded) -> Params:
   return {"generator": params}
 
 
-def _keys(system: System, generator: Loaded) -> tuple[str, ...]:
-  both = (*asked(system), *asked(generator.system))
+def _keys(source: Worded, system: System, generator: Loaded) -> tuple[str, ...]:
+  both = (*source.asked(system), *source.asked(generator.system))
   return tuple(dict.fromkeys(("ids", *both)))
 
 
@@ -213,4 +214,4 @@ def _source(
   config: Config, system: System, generator: Loaded, split: str
 ) -> Worded:
   text = system.text or generator.system.text
-  return Worded(read_tokens(config, split), text)
+  return worded(config, split, text)

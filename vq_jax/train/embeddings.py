@@ -12,7 +12,7 @@ from vq_jax import pictures, plugins, weights
 from vq_jax.data import _loader
 from vq_jax.priors import _chain, _embedded
 from vq_jax.system import System, conditional_model
-from vq_jax.train.request import Worded, asked
+from vq_jax.train.request import Worded
 from vq_jax.train.task import State
 from vq_jax.types import Array, Batch, Key, Model, Params
 
@@ -140,7 +140,7 @@ def measure(
   config: Config, system: System, prior: Any, source: Worded, params: Params
 ) -> dict[str, float]:
   """`profile` of the first batch of validation tokens."""
-  section, keys = config["evaluate"], asked(system)
+  section, keys = config["evaluate"], source.asked(system)
   batches = _loader.padded(source, ("ids", *keys), section["batch"])
 
   def model(params: Params, batch: Batch) -> Model:

@@ -21,7 +21,7 @@ from vq_jax.samplers import _reveal
 from vq_jax.system import build_system, conditional_model
 from vq_jax.train import frozen
 from vq_jax.train.log import progress
-from vq_jax.train.request import Worded, asked, read_tokens
+from vq_jax.train.request import worded
 from vq_jax.types import Array, Batch, Key, Model, Params
 
 Config = Mapping[str, Any]
@@ -72,13 +72,14 @@ def measure(config: Config, params: Params) -> list[float]:
   """
   system = build_system(config)
   section = config["evaluate"]
+  source = worded(config, "validation", system.text)
   return losses(
     functools.partial(conditional_model, system),
     params | frozen.load(system),
     pipeline.build_prior(config["prior"]),
-    Worded(read_tokens(config, "validation"), system.text),
+    source,
     jax.random.key(section["seed"]),
-    keys=asked(system),
+    keys=source.asked(system),
     batch=section["batch"],
   ).tolist()
 
@@ -102,7 +103,7 @@ def losses(
     prior: ends in masks; tells the time at which k of them are expected.
     source: of tokens.
     key: of the positions that are masked.
-    keys: what the model is asked for: "label", "words".
+    keys: what the model is asked for: "label", "words" or "features".
     batch: images at a time.
     draws: images for each k.
 

@@ -27,7 +27,7 @@ from vq_jax.train import (
   optimizer,
   quality,
 )
-from vq_jax.train.request import Requests, Worded, asked, read_tokens
+from vq_jax.train.request import Requests, Worded, read_tokens, worded
 from vq_jax.train.sampling import (
   check_sampling,
   make_generator,
@@ -55,17 +55,16 @@ def make_task(config: Config) -> Task:
     "config.optimizer",
     config["steps"],
   )
-  train, validation = (
-    Worded(read_tokens(config, split), system.text)
-    for split in ("train", "validation")
-  )
   fixed = frozen.load(system)
+  train, validation = (
+    worded(config, split, system.text) for split in ("train", "validation")
+  )
   check_sampling(config, system, prior, fixed)
   return Task(
     init=lambda key: _init(system, prior, transform, fixed, config, key),
     update=make_update(system, prior, transform, config),
     source=train,
-    inputs=("ids", *asked(system)),
+    inputs=("ids", *train.asked(system)),
     evaluate=lambda state: bound(
       config, system, prior, validation, state.ema | state.extra["frozen"]
     ),
@@ -201,7 +200,7 @@ def scores(
     prior,
     source,
     jax.random.key(section["seed"]),
-    keys=asked(system),
+    keys=source.asked(system),
     batch=section["batch"],
     limit=limit,
   )
@@ -236,8 +235,8 @@ def measure(
   """Bits per token and dimension; how samples compare with training images."""
   system = build_system(config)
   prior = pipeline.build_prior(config["prior"])
-  validation = Worded(read_tokens(config, "validation"), system.text)
   params = params | frozen.load(system)
+  validation = worded(config, "validation", system.text)
   neighbours.options(config["evaluate"])  # Refuses before hours of sampling.
   ids = validation.source.columns["ids"]
   every = scores(config, system, prior, validation, params)

@@ -8,6 +8,7 @@ import numpy as np
 from vq_jax import plugins
 from vq_jax.data import tokens
 from vq_jax.system import System
+from vq_jax.train import stored
 
 Config = Mapping[str, Any]
 
@@ -17,28 +18,42 @@ def read_tokens(config: Config, split: str) -> tokens.Source:
   return plugins.build("data", "source", config["data"], "config.data", split)
 
 
-def asked(system: System) -> tuple[str, ...]:
-  """The keys of a request that the system reads."""
-  return ("label",) * bool(system.net.labels) + ("words",) * bool(system.text)
+def worded(config: Config, split: str, text: Any | None) -> "Worded":
+  """The tokens of one split, for systems with that encoder.
+
+  Raises:
+    ValueError: they have no captions, or features of another encoder.
+  """
+  source = read_tokens(config, split)
+  return Worded(source, text, stored.known(config, text))
 
 
 class Worded:
-  """A source of tokens whose captions are also what an encoder reads."""
+  """A source of tokens with what stands for their captions.
 
-  def __init__(self, source: tokens.Source, text: Any | None):
+  That is what an encoder reads, or its features where they are stored.
+  """
+
+  def __init__(self, source: tokens.Source, text: Any | None, known: bool):
     if text and "caption" not in source.columns:
       raise ValueError(
         "config.text needs captions, and the tokens have none; tokenize data"
         " that has captions, or leave config.text out."
       )
     self.source, self.text = source, text
+    self._key = "features" if known else "words"
+
+  def asked(self, system: System) -> tuple[str, ...]:
+    """The keys of an example that the system reads, beside the ids."""
+    told = ("label",) * bool(system.net.labels)
+    return told + (self._key,) * bool(system.text)
 
   def __len__(self) -> int:
     """Number of images."""
     return len(self.source)
 
   def __getitem__(self, i: int) -> dict[str, Any]:
-    """Example i, with `words` [m] if there is a text encoder."""
+    """Example i; for an encoder with `words` [m] or `features` [m d]."""
     return self._worded(self.source[i])
 
   def draw(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -51,7 +66,7 @@ class Worded:
     return self.source.labels
 
   def _worded(self, row: dict[str, Any]) -> dict[str, Any]:
-    if self.text:
+    if self.text and self._key == "words":
       row["words"] = self.text.words([row["caption"]])[0]
     return row
 

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from vq_jax import pipeline, plugins, weights
 from vq_jax.data import _loader, _shards, _transforms, tokens
 from vq_jax.ops.sharding import BATCH_AXES
-from vq_jax.train import actions, layout
+from vq_jax.train import actions, layout, stored
 from vq_jax.train.log import progress
 
 Config = Mapping[str, Any]
@@ -37,6 +37,8 @@ class Options:
     mirror: of each view of a training image, its mirror image as well.
     seed: of what is random about a view.
     shard: rows in a shard.
+    text: as config.text of a prior: a frozen encoder, whose features of all
+      captions are stored as well. Without a name there are none.
     process: which process this is, of `processes`; -1 asks JAX for both. Jobs
       of an array need no more than these two numbers, and never meet.
     processes: how many there are.
@@ -46,6 +48,7 @@ class Options:
   mirror: bool = False
   seed: int = 0
   shard: int = 2**16
+  text: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   process: int = -1
   processes: int = 1
 
@@ -130,11 +133,15 @@ def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   mesh = local(mesh)
   layout.check_batch(batch, mesh, "config.evaluate.batch")
   process, processes = options.share
+  text = stored.build(options.text)
+  describe = stored.make_describe(text, mesh, batch) if text else None
   step, params = actions.load(config, workdir, mesh)
   params = jax.device_get(params)
   directory = workdir / "tokens"
   splits = {name: rows_of(config, name, options) for name in config["splits"]}
   manifest = make_plan(config, step, params, options, splits)
+  if text:
+    manifest["text"] = stored.identity(text)
   plan = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
   outdated(directory, manifest)
   if process == 0:
@@ -146,7 +153,8 @@ def tokenize(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
     if _shards.finished(directory, name, plan, verify=True):
       continue
     batches = encoded(encode, rows, batch)
-    _shards.write(directory, name, batches, manifest["vocab_size"], plan)
+    k = manifest["vocab_size"]
+    _shards.write(directory, name, batches, k, plan, describe)
     written += 1
   print(f"{directory}: {written} shards written, {len(own) - written} kept.")
   finish(directory, manifest, plan, splits, process)
