@@ -11,7 +11,8 @@ A self-critic trains a linear layer on the prior's own net, and no more:
     --workdir=runs/emoji32/self_critic
   python -m vq_jax.main --mode=sample --workdir=runs/emoji32/prior \
     --config=configs/emoji32_critic.py:sample \
-    --config.sampler.critic=runs/emoji32/self_critic
+    --config.sampler.critic=runs/emoji32/self_critic \
+    --config.sampler.noise=16
 """
 
 import ml_collections
@@ -28,7 +29,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   words = arg.split(":")
   c = emoji32_absorbing.get_config("smoke" if "smoke" in words else "")
   if "sample" in words:
-    c.sampler = dict(name="critic", steps=16, critic="runs/emoji32/critic")
+    # Less noise lets the critic repeat the little that it knows.
+    c.sampler = dict(
+      name="critic", steps=16, critic="runs/emoji32/critic", noise=4.0
+    )
     return c
   c.stage = "critic"
   c.generator = "runs/emoji32/prior"

@@ -5,6 +5,8 @@
 
   python launch/sweep.py --config=configs/emoji32_lcmd.py \
     --name=emoji32_lcmd --mode=evaluate --base=runs/emoji32/lcmd --run
+  python docs/results/tables.py emoji32_lcmd --by=sampler.name \
+    --x=sampler.steps --pictures=docs/figures/lcmd_steps.png
 """
 
 import ml_collections

@@ -18,16 +18,21 @@ import ml_collections
 
 from configs import emoji32_absorbing
 
+# The less a critic knows, the more noise it takes not to insist on it.
 SAMPLERS = {
   "ancestral": {},
   "confidence": {},
   "corrector": {},
-  "critic": {"critic": "runs/emoji32/critic"},
+  "critic": {"critic": "runs/emoji32/critic", "noise": 4.0},
   "fewer_tokens": {},
   "halton": {},
   "purity": {},
   "remask": {},
-  "self_critic": {"name": "critic", "critic": "runs/emoji32/self_critic"},
+  "self_critic": {
+    "name": "critic",
+    "critic": "runs/emoji32/self_critic",
+    "noise": 16.0,
+  },
 }
 
 

@@ -276,6 +276,14 @@ def test_a_plot_is_a_png(place, rows):
     tables.main([*options, "--x=prior.name", "--y=fd"])
 
 
+def test_a_label_is_not_hidden_by_a_number_of_its_name(tmp_path):
+  row = {"overrides": {"sampler": "self"}, "metrics": {"sampler": "critic"}}
+  row |= {"point": "sampler=self", "seconds": 1.0}
+  (tmp_path / "sampler=self.json").write_text(json.dumps(row))
+  [found], _ = tables.load_rows(tmp_path)
+  assert found["sampler"] == "self"
+
+
 def test_samples_of_points_stand_side_by_side(place, rows):
   """Of each its first ones, where column and row cross."""
   for row in rows[0]:

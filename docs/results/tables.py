@@ -26,12 +26,14 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from vq_jax import pictures
 
 Row = dict[str, Any]
 KEPT = ("seconds", "changes", "point")
+OCTAVES = 4.0
 SHOWN = 4  # Samples of each point in --pictures.
 
 
@@ -60,7 +62,7 @@ def load_rows(folder: pathlib.Path) -> tuple[list[Row], list[str]]:
   measured = list(dict.fromkeys(k for r in records for k in r["metrics"]))
   records.sort(key=lambda r: [_rank(r["overrides"].get(k)) for k in varied])
   rows = [
-    {**r["overrides"], **r["metrics"], **{key: r[key] for key in KEPT}}
+    {**r["metrics"], **r["overrides"], **{key: r[key] for key in KEPT}}
     for r in records
   ]
   return rows, [*varied, *measured, "seconds", "changes"]
@@ -105,7 +107,7 @@ def plot(
   """Writes a PNG: a panel for each column of `names` against column x.
 
   Each has a line for each value of `by`. Rows that lack a number are left out.
-  Numbers of calls, which double, are an octave apart.
+  What grows by OCTAVES is shown by octaves, as numbers of calls, which double.
 
   Raises:
     ValueError: no row has numbers in both.
@@ -126,10 +128,15 @@ def plot(
         *zip(*line, strict=True), style, marker="o", markersize=4, label=value
       )
     axes.set(xlabel=x, ylabel=y)
-    least = min(r[x] for r in there)
-    if least > 0 and max(r[x] for r in there) >= 8 * least:
-      axes.set_xscale("log", base=2)
-      axes.xaxis.set_major_formatter("{x:g}")
+    for name, scale, axis in (
+      (x, axes.set_xscale, axes.xaxis),
+      (y, axes.set_yscale, axes.yaxis),
+    ):
+      least = min(r[name] for r in there)
+      if least > 0 and max(r[name] for r in there) >= OCTAVES * least:
+        scale("log", base=2)
+        axis.set_major_locator(LogLocator(2, subs=(1.0, 1.5)))
+        axis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
   for axes in panels[len(names) :]:
     axes.remove()
