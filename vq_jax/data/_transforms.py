@@ -1,6 +1,7 @@
-"""Files -> pixels: what is decoded, cropped, scaled and mirrored, and how.
+"""Files -> pixels: what is decoded, cropped and scaled, and how.
 
-The one definition for training, tokenizing and evaluation. Every crop is a box
+The one definition for training, tokenizing and evaluation; what mirrors are is
+config.flip's and config.tokenize.mirror's to say. Every crop is a box
 of the picture that is scaled to size x size in one go: the scaled picture is
 never held whole, however long and narrow it is.
 """
@@ -38,7 +39,6 @@ class Transform:
   Attributes:
     size: pixels a side.
     crop: in training, "center", "random" or "random_resized".
-    flip: in training, mirror every second picture.
     offset: of "random": where the largest square lies, from 0 to 1 of what is
       left over beside it.
     zoom: of "random": how much larger than `size` that square is scaled before
@@ -51,7 +51,6 @@ class Transform:
 
   size: int
   crop: str = "center"
-  flip: bool = False
   offset: tuple[float, float] = (0.0, 1.0)
   zoom: tuple[float, float] = (1.0, 1.0)
   area: tuple[float, float] = (0.08, 1.0)
@@ -92,10 +91,7 @@ class Transform:
       RESAMPLE[self.resample],
       box=crop(self, *image.size, rng),
     )
-    pixels = np.asarray(square)
-    if rng and self.flip and rng.random() < 0.5:
-      pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(square)
 
 
 def make(size: int, section: Mapping[str, Any]) -> Transform:
