@@ -113,6 +113,14 @@ def test_any_caption_of_an_image_is_drawn(tmp_path):
   assert source[0]["caption"] == "a"
 
 
+def test_captions_may_all_be_empty(tmp_path):
+  rows = [{"ids": np.arange(2), "caption": ""}] * 3
+  batch = _loader.padded(rows, list(rows[0]), 2)
+  record = _shards.write(tmp_path, "train-0", batch, 4)
+  source = tokens.Source(tmp_path, [record])
+  assert [source[i]["caption"] for i in range(3)] == ["", "", ""]
+
+
 def test_a_prior_reads_any_caption_too(tmp_path):
   rows = [{"ids": np.zeros(2, int), "captions": "a\nbb", "caption": "a"}]
   batch = _loader.padded(rows, list(rows[0]), 1)

@@ -93,6 +93,22 @@ def test_cameras_that_lay_on_their_side():
     assert np.abs(shown - upright).max() < 8
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")
+def test_a_damaged_orientation_costs_no_picture():
+  array = np.full((8, 8, 3), 77, np.uint8)
+  for kind in ("PNG", "JPEG"):
+    for exif in (b"Exif\0\0torn", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\1"):
+      shown = middle(encoded(array, kind, exif=exif), 8)
+      np.testing.assert_array_equal(shown, array)
+
+
+def test_a_program_is_no_picture():
+  """Encapsulated PostScript, which an interpreter would have to run."""
+  data = encoded(Image.new("RGB", (8, 8)), "EPS")
+  with pytest.raises(Image.UnidentifiedImageError):
+    decode(data, 8)
+
+
 def test_one_pixel():
   image = middle(encoded(np.full((1, 1, 3), 77, np.uint8)), 16)
   np.testing.assert_array_equal(image, np.full((16, 16, 3), 77))

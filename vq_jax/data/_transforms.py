@@ -6,6 +6,7 @@ of the picture that is scaled to size x size in one go: the scaled picture is
 never held whole, however long and narrow it is.
 """
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -18,6 +19,8 @@ from PIL import Image, ImageOps, JpegImagePlugin
 from vq_jax import plugins
 
 PIXELS = 2**26  # 8192 x 8192. Larger pictures are read reduced, or refused.
+# Beside JPEG; Pillow knows others, of which EPS would be run as a program.
+FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")
 RESAMPLE = {
   "bilinear": Image.Resampling.BILINEAR,
   "bicubic": Image.Resampling.BICUBIC,
@@ -121,7 +124,9 @@ def decode(data: bytes, size: int) -> Image.Image:
       raise ValueError(
         f"{image.width} x {image.height} pixels, more than {PIXELS}"
       )
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    with contextlib.suppress(Exception):  # Damaged notes spoil no picture.
+      ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip.
       grey = np.clip(np.asarray(image) >> 8, 0, 255)
       image = Image.fromarray(grey.astype(np.uint8))
@@ -144,7 +149,7 @@ def _open(data: bytes) -> Image.Image:
   if data.startswith(b"\xff\xd8\xff"):
     # Image.open would refuse a large one before it can be read reduced.
     return JpegImagePlugin.JpegImageFile(file)
-  return Image.open(file)
+  return Image.open(file, formats=FORMATS)
 
 
 def center(
