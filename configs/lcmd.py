@@ -48,6 +48,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.batch = 128
 
   c.data = dict(name="tokens", path=f"runs/{name}/tokenizer/tokens")
+  # balance="class" shows all classes equally often; threads=0 is one a core.
+  c.loader = dict(balance="", threads=0, ahead=2)
   c.prior = dict(
     name="lcmd",
     vocab_size=1024,

@@ -71,6 +71,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.update(variant["run"])
 
   c.data = dict(name="tokens", path=f"runs/{name}/tokenizer/tokens")
+  # balance="class" shows all classes equally often; threads=0 is one a core.
+  c.loader = dict(balance="", threads=0, ahead=2)
   c.prior = dict(
     name="vq_diffusion",
     vocab_size=net["vocab_size"],

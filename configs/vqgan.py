@@ -128,7 +128,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   # balance="class" shows all classes equally often; threads=0 is one a core.
   c.loader = dict(balance="", threads=0, ahead=2)
-  c.flip = False
+  c.flip = False  # Mirror every second image of training.
 
   c.tokenizer = dict(
     name="vqgan",

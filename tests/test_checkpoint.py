@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, of this config or refused."""
 
 import errno
+import json
 import os
 import shutil
 
@@ -69,6 +70,12 @@ def test_the_newest_is_resumed_and_the_best_is_used(saved):
   ):
     np.testing.assert_array_equal(one, two)
   assert best(saved) == (2, 2.0)
+
+
+def test_a_checkpoint_tells_the_position_in_the_data(saved):
+  """The step is all that the order of examples has to know."""
+  meta = json.loads((saved / "checkpoints/3/meta/metadata").read_text())
+  assert meta == {"config": CONFIG, "next_batch": 3}
 
 
 def test_the_greatest_is_best_where_more_is_better(tmp_path):

@@ -1,7 +1,7 @@
 """Captions, classes and their absence: from a request to what a net is told."""
 
 import functools
-import types
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -183,12 +183,13 @@ def test_parts_that_do_not_fit_are_refused(change, message):
 def section(monkeypatch):
   """A config whose tokens are two captions."""
 
-  columns = {
-    "caption": np.array(["fluent crab", "noto bee"]),
-    "label": np.array([2, 1]),
-    "ids": np.zeros((2, 4), int),
-  }
-  source = types.SimpleNamespace(columns=columns)
+  class Source(list):
+    columns: typing.ClassVar = {
+      "caption": np.array(["fluent crab", "noto bee"]),
+      "label": np.array([2, 1]),
+    }
+
+  source = Source(range(2))
   monkeypatch.setattr(request, "read_tokens", lambda config, split: source)
   return {"sample": {"seed": 7, "captions": (), "split": "validation"}}
 

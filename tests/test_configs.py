@@ -16,6 +16,7 @@ from vq_jax.train import (
   actions,
   checkpoint,
   embeddings,
+  feed,
   judging,
   layout,
   likelihood,
@@ -151,6 +152,7 @@ def check_training(config):
   given = ("ema", "params", "step")
   plugins.check(optimizer.average, config["ema"], "config.ema", given)
   plugins.call(loop.check_every, config["every"], "config.every")
+  plugins.call(feed.Loader, config.get("loader", {}), "config.loader")
   given = ("self", "workdir", "config")
   plugins.check(checkpoint.Store.__init__, config["keep"], "config.keep", given)
   if config["evaluate"]["features"]:

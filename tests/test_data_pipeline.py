@@ -1,6 +1,7 @@
 """Loader and order: what threads, processes and history may not change."""
 
 import collections
+import contextlib
 import itertools
 import math
 import threading
@@ -12,7 +13,7 @@ import pytest
 import toy
 
 from vq_jax.data import _ahead, _loader, _order
-from vq_jax.train import feed, throughput
+from vq_jax.train import feed, layout, throughput
 
 
 def numbers(count):
@@ -187,6 +188,26 @@ def test_a_resumed_run_is_fed_what_an_unbroken_one_is(options):
       np.testing.assert_array_equal(value, whole[step][key])
 
 
+def test_batches_lie_on_the_devices_before_they_are_asked_for(monkeypatch):
+  """The next ones are split over eight devices while this one is in use."""
+  task = toy.make_task(toy.get_config().to_dict())
+  place, allowed = layout.place_batch, threading.Semaphore(0)
+
+  def placed(rows, mesh):
+    batch = place(rows, mesh)
+    allowed.release()
+    return batch
+
+  monkeypatch.setattr(layout, "place_batch", placed)
+  options = layout.make_mesh(), 8, 0, range(5), feed.Loader(ahead=3)
+  with feed.feed(task, *options) as batches:
+    for _ in range(3):
+      assert allowed.acquire(timeout=10)
+    first = next(batches)
+  assert first["x"].shape == (8, 3) and not first["x"].is_fully_replicated
+  assert {s.data.shape for s in first["x"].addressable_shards} == {(1, 3)}
+
+
 def test_rows_belong_together():
   rows = loader(10, 4).rows(1)
   assert rows["word"] == [f"w{i}" for i in rows["i"]]
@@ -221,13 +242,39 @@ def test_results_are_made_ahead_but_no_further():
   assert sorted(made) == list(range(10))
 
 
-def test_waiting_is_measured():
-  with _ahead.Ahead(lambda n: time.sleep(0.05 * (n == 1)), range(3)) as results:
+class Clock:
+  """Time that passes only when somebody says so."""
+
+  def __init__(self):
+    self.now, self.asked = 100.0, threading.Semaphore(0)
+
+  def perf_counter(self):
+    now = self.now
+    self.asked.release()
+    return now
+
+
+def test_waiting_is_measured(monkeypatch):
+  """The second result takes seven seconds from when it is asked for."""
+  clock, made = Clock(), threading.Event()
+  monkeypatch.setattr(_ahead, "time", clock)
+
+  def make(number):
+    if number == 1:
+      for _ in range(3):  # Twice for the first result, and now again.
+        assert clock.asked.acquire(timeout=10)
+      clock.now += 7
+    if number == 2:
+      made.set()
+
+  with _ahead.Ahead(make, range(3)) as results:
     next(results)
+    assert results.waited == 0
     next(results)
-    assert results.waited > 0.02
+    assert results.waited == 7
+    assert made.wait(10)
     next(results)
-    assert results.waited < 0.02
+    assert results.waited == 0
 
 
 def test_an_error_in_a_thread_is_raised_where_its_result_is_asked_for():
@@ -241,40 +288,71 @@ def test_an_error_in_a_thread_is_raised_where_its_result_is_asked_for():
 # --- Waiting for data ---
 
 
-@pytest.mark.parametrize(
-  ("read", "step", "least", "most"), [(0.0, 0.05, 0, 0.4), (0.05, 0.0, 0.6, 1)]
-)
-def test_the_share_of_time_that_training_waits_is_measured(
-  monkeypatch, read, step, least, most
-):
-  """None if an update takes longer than two reads by two threads, else most."""
+@pytest.fixture
+def timed(monkeypatch):
+  """(read, step) -> arguments of `throughput`, where time is what is said.
 
-  class Slow(list):
-    def draw(self, i, rng):
-      time.sleep(read)
-      return self[i]
+  A batch takes `read` seconds, over the number of threads, and is not begun
+  before it is asked for; an update takes `step` seconds.
+  """
+  clock, used = Clock(), []
 
-  def sleep(x):
-    time.sleep(step)
-    return x
+  @contextlib.contextmanager
+  def threads(count):
+    used.append(count)
+    yield map
 
-  def update(state, batch, key):
-    state, metrics = task.update(state, batch, key)
-    loss = jax.pure_callback(sleep, metrics["loss"], metrics["loss"])
-    return state, {**metrics, "loss": loss}
+  def make(read, step):
+    class Ahead:
+      def __init__(self, make, numbers, ahead):
+        self.results, self.waited = map(make, numbers), read / used[-1]
 
-  monkeypatch.setattr(throughput, "SECONDS", 0.2)
-  config = toy.get_config().to_dict() | {"batch": 2, "loader": {"threads": 2}}
-  task = toy.make_task(config)
-  slow = task._replace(source=Slow(task.source), update=update)
-  row = throughput.measure(config, slow, toy.one_device())
-  assert least <= row["data_wait_share"] <= most
-  # Two batches may lie ready when the clock starts.
-  assert row["train_step_seconds"] > 0.6 * max(read, step)
-  if read:
-    # Two threads sleep twice as much in a second as one does.
-    assert 0.5 < row["read_per_second_per_core"] * read < 1.1
-    assert 1.3 < row["read_per_second"] / row["read_per_second_per_core"] < 3
+      def __enter__(self):
+        return self
+
+      def __exit__(self, *_):
+        pass
+
+      def __next__(self):
+        clock.now += self.waited
+        return next(self.results)
+
+    def spend(x):
+      clock.now += step
+      return x
+
+    def update(state, batch, key):
+      state, metrics = task.update(state, batch, key)
+      loss = jax.pure_callback(spend, metrics["loss"], metrics["loss"])
+      return state, {**metrics, "loss": loss}
+
+    monkeypatch.setattr(_ahead, "Ahead", Ahead)
+    config = toy.get_config().to_dict() | {"batch": 2, "loader": {"threads": 4}}
+    task = toy.make_task(config)
+    return config, task._replace(update=update), toy.one_device()
+
+  monkeypatch.setattr(_ahead, "threads", threads)
+  monkeypatch.setattr(throughput, "time", clock)
+  monkeypatch.setattr(throughput, "SECONDS", 20.0)
+  return make
+
+
+def test_the_share_of_time_that_training_waits(timed):
+  """Two images in 3 seconds by one thread; an update of 1 second."""
+  assert throughput.measure(*timed(3.0, 1.0)) == pytest.approx(
+    {
+      "read_per_second_per_core": 2 / 3,
+      "read_per_second": 4 * 2 / 3,
+      "threads": 4,
+      "train_step_seconds": 1.75,
+      "data_wait_share": 0.75 / 1.75,
+    }
+  )
+
+
+def test_training_that_has_all_its_data_waits_for_none(timed):
+  found = throughput.waiting(*timed(0.0, 2.0), feed.Loader(threads=4))
+  assert found == {"train_step_seconds": 2.0, "data_wait_share": 0.0}
 
 
 # --- Padding ---

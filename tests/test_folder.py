@@ -175,7 +175,7 @@ def test_threads_see_what_one_reader_sees(root):
 def test_a_draw_is_a_function_of_seed_and_position(root):
   """Crops and captions too, whichever file stands in for a bad one."""
   (root / "cat" / "05.txt").write_text("one\n\ntwo \n three\n")
-  section = dict(crop="random_resized", flip=True)
+  section = dict(crop="random_resized")
   pictures = folder.source("train", path=str(root), size=4, transform=section)
   i = pictures.records.files.index("cat/05.png")
   rng = _transforms.randomness
@@ -229,6 +229,29 @@ def test_loose_pictures_with_a_file_of_captions(tmp_path):
   (tmp_path / "train" / "captions.jsonl").write_text('{"file": 3}')
   with pytest.raises(ValueError, match=r"captions.jsonl, line 1: a row is"):
     everything(tmp_path)
+
+
+def test_what_windows_writes_is_read(root):
+  """A mark of the byte order in front, two characters at the end of a line."""
+  mark = b"\xef\xbb\xbf"
+  (root / "cat" / "00.txt").write_bytes(mark + b"a\r\n\xe2\x80\xa8b\r\n")
+  row = json.dumps({"file": "cat/01.png", "caption": "c"}).encode()
+  (root / "captions.jsonl").write_bytes(mark + row)
+  (root / "list").write_bytes(mark + b"cat/00.png\r\ncat/01.png\r\n")
+  lists = {"train": "list"}
+  shown = folder.source("train", path=str(root), size=4, lists=lists)
+  assert [example["captions"] for example in shown] == ["a\nb", "c"]
+  assert not shown.skipped
+
+
+def test_what_a_list_names_and_is_not_there_is_bad(root, caplog):
+  (root / "list").write_text("cat/00.png\ncat/gone.png\ncat/01.png\n")
+  (root / "cat" / "01.png").write_bytes(b"")
+  lists = {"train": "list"}
+  shown = folder.source("train", path=str(root), size=4, lists=lists, max_bad=1)
+  assert [int(e["image"][0, 0, 0]) for e in shown] == [0, 0, 0]
+  assert "gone.png cannot be decoded" in caplog.text
+  assert "01.png cannot be decoded" in caplog.text
 
 
 def test_some_loose_pictures_are_refused(root):

@@ -1,5 +1,6 @@
 """Statistics of data that are known by construction."""
 
+import collections
 import json
 
 import numpy as np
@@ -52,10 +53,25 @@ def test_pictures_in_memory_and_none_at_all(tmp_path):
   found = run(tmp_path, data=dict(name="synthetic", size=16, count=9))["train"]
   assert found["classes"] == {"0": 3, "1": 3, "2": 3}
   assert found["sizes"] == {"16x16": 9}
-  empty = statistics.summary([{"broken": "x", "reason": "y"}])
+  counts = statistics.Counts()
+  counts.add({"broken": "x", "reason": "y"})
+  empty = statistics.summary(counts)
   assert empty["pictures"] == 1 and empty["width"] == {}
-  statistics.charts(tmp_path / "empty.png", empty, [])
-  assert (tmp_path / "empty.png").is_file()
+  statistics.charts(tmp_path / "empty.png", empty, counts)
+  statistics.sheet(tmp_path / "none.png", [], counts)
+  found = [path.name for path in tmp_path.glob("*.png")]
+  assert found == ["empty.png"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 100])
+def test_a_spread_of_counts_is_that_of_what_was_counted(count):
+  values = np.random.default_rng(count).integers(0, 9, count)
+  order = sorted(values.tolist())
+  assert statistics.spread(collections.Counter(values.tolist())) == {
+    "least": order[0],
+    "median": order[(count - 1) // 2],
+    "most": order[-1],
+  }
 
 
 def test_tokens_have_no_pixels(tmp_path):

@@ -100,6 +100,17 @@ def reds(source):
 
 
 @pytest.mark.usefixtures("library")
+def test_a_bad_picture_is_skipped_by_its_number(caplog):
+  birds = read()
+  birds.records.data.rows[1]["image"] = b"\xff\xd8\xff torn"
+  birds.records.data.rows[2]["image"] = b""
+  assert reds(birds) == [0, 3, 3, 3]
+  name = "caltech_birds2011/train"
+  assert birds.skipped == [f"{name}[1]", f"{name}[2]"]
+  assert f"{name}[1] cannot be decoded" in caplog.text
+
+
+@pytest.mark.usefixtures("library")
 def test_known_data_sets_need_no_features():
   birds = read()
   assert reds(birds) == [0, 1, 2, 3]
@@ -201,3 +212,7 @@ def test_a_real_data_set_without_tensorflow(tmp_path, monkeypatch):
   assert len(read("half", **options)) == 4
   assert reds(read(**options)) == order
   assert "tensorflow" not in sys.modules
+  (file,) = (tmp_path / "data").rglob("*train.array_record*")
+  file.write_bytes(b"")
+  with pytest.raises(ValueError, match=r"pictures read so far .*train\[0\]"):
+    reds(read(**options))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vq_jax.data import _loader, _shards, tokens
+from vq_jax.train import request
 
 CAPTIONS = ("crab", "", "Ärger\u2028“日本” 🦀\n", "a\tb" * 40)
 
@@ -73,6 +74,15 @@ def test_tokens_round_trip(tmp_path, vocab_size, kind):
   np.testing.assert_array_equal(source.counts(vocab_size), counts)
 
 
+def test_whether_there_is_a_column_is_known_without_reading_it(
+  written, monkeypatch
+):
+  columns = tokens.source("train", path=str(written)).columns
+  monkeypatch.setattr(tokens.Source, "parts", None)  # What reads.
+  assert "caption" in columns and "style" not in columns
+  assert columns.get("style") is None
+
+
 def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
   monkeypatch.setattr(tokens, "OPEN", 2)
   ids = np.arange(24).reshape(12, 2)
@@ -101,6 +111,29 @@ def test_any_caption_of_an_image_is_drawn(tmp_path):
   drawn = [source.draw(0, np.random.default_rng(s)) for s in range(20)]
   assert {row["caption"] for row in drawn} == {"a", "b"}
   assert source[0]["caption"] == "a"
+
+
+def test_captions_may_all_be_empty(tmp_path):
+  rows = [{"ids": np.arange(2), "caption": ""}] * 3
+  batch = _loader.padded(rows, list(rows[0]), 2)
+  record = _shards.write(tmp_path, "train-0", batch, 4)
+  source = tokens.Source(tmp_path, [record])
+  assert [source[i]["caption"] for i in range(3)] == ["", "", ""]
+
+
+def test_a_prior_reads_any_caption_too(tmp_path):
+  rows = [{"ids": np.zeros(2, int), "captions": "a\nbb", "caption": "a"}]
+  batch = _loader.padded(rows, list(rows[0]), 1)
+  record = _shards.write(tmp_path, "train-0", batch, 4)
+
+  class Text:
+    def words(self, captions):
+      return np.array([[len(caption)] for caption in captions])
+
+  source = request.Worded(tokens.Source(tmp_path, [record]), Text())
+  found = _loader.Shuffled(source, ("words",), 40, 0).rows(0)["words"]
+  assert 8 < (found == 1).sum() < 32 and set(found.ravel()) == {1, 2}
+  assert source[0]["words"] == [1]
 
 
 def test_nothing_but_shards_and_manifest_is_left(written):

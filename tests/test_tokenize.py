@@ -10,10 +10,11 @@ import sys
 import numpy as np
 import pytest
 import toy
+from PIL import Image
 
 from configs import names
 from vq_jax import weights
-from vq_jax.data import tokens
+from vq_jax.data import _shards, tokens
 from vq_jax.train import actions, codes, tokenize
 
 # Tokenizes, and dies while it writes the second shard.
@@ -46,9 +47,9 @@ def run(workdir, **options):
   tokenize.tokenize(get_config(**options), workdir, toy.one_device())
 
 
-def content(workdir):
+def content(workdir, folder="tokens"):
   """{file: bytes} of all that is there."""
-  root = workdir / "tokens"
+  root = workdir / folder
   files = (path for path in root.rglob("*") if path.is_file())
   return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
@@ -188,6 +189,39 @@ def test_a_shard_has_the_rows_that_the_whole_has_there():
   assert list(map(len, parts)) == [4, 4, 4, 3]
   found = [part[i]["caption"] for part in parts for i in range(len(part))]
   assert found == [rows[i]["caption"] for i in range(len(rows))]
+
+
+def test_pictures_some_bad_give_the_same_bytes_in_any_order(tmp_path):
+  """Crops, mirrors, captions, whoever meets the bad file first."""
+  rng = np.random.default_rng(0)
+  folder = tmp_path / "train"
+  folder.mkdir()
+  for i in range(5):
+    pixels = rng.integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / f"{i}.png")
+    (folder / f"{i}.txt").write_text("".join(f"{i}{k}\n" for k in "abc"))
+  (folder / "2.png").write_bytes(b"\x89PNG torn")
+  data = dict(name="folder", path=str(tmp_path), size=4)
+  data["transform"] = dict(crop="random_resized")
+  options = tokenize.Options(views=3, mirror=True, shard=8)
+  encode = lambda images: images[..., 0].reshape(len(images), -1)  # noqa: E731
+  for order in (1, -1):
+    for number in range(4)[::order]:
+      rows = tokenize.rows_of({"data": data}, "train", options)
+      shard = rows.shards()[number]
+      batches = tokenize.encoded(encode, shard, 3)
+      _shards.write(tmp_path / str(order), f"train-{number}", batches, 256)
+  found, again = (content(tmp_path / str(order), "") for order in (1, -1))
+  assert len(found) == 4 * 6 and found == again
+  source = rows.source
+  assert [source[2]["caption"], source[3]["caption"]] == ["3a", "3a"]
+
+
+def test_images_of_another_size_than_the_tokenizers_are_refused(tmp_path):
+  config = get_config()
+  config["data"]["length"] = 31
+  with pytest.raises(ValueError, match=r"make 31 tokens, but .*\(1, 32\)"):
+    tokenize.tokenize(config, tmp_path, toy.one_device())
 
 
 # --- Whose tokens ---

@@ -1,15 +1,19 @@
 """What is decoded, and which part of it is shown."""
 
 import io
+import json
 import struct
 import zlib
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import emoji32_vqgan
 from vq_jax.data import _transforms
 from vq_jax.data._transforms import Transform, decode, randomness
+from vq_jax.train import vqgan
 
 
 def encoded(image, kind="PNG", **options):
@@ -87,6 +91,22 @@ def test_cameras_that_lay_on_their_side():
   for kind in ("PNG", "JPEG"):
     shown = middle(encoded(array, kind, exif=exif), 8).astype(int)
     assert np.abs(shown - upright).max() < 8
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")
+def test_a_damaged_orientation_costs_no_picture():
+  array = np.full((8, 8, 3), 77, np.uint8)
+  for kind in ("PNG", "JPEG"):
+    for exif in (b"Exif\0\0torn", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\1"):
+      shown = middle(encoded(array, kind, exif=exif), 8)
+      np.testing.assert_array_equal(shown, array)
+
+
+def test_a_program_is_no_picture():
+  """Encapsulated PostScript, which an interpreter would have to run."""
+  data = encoded(Image.new("RGB", (8, 8)), "EPS")
+  with pytest.raises(Image.UnidentifiedImageError):
+    decode(data, 8)
 
 
 def test_one_pixel():
@@ -220,27 +240,33 @@ def test_random_resized_crops_have_the_asked_area_and_shape():
   np.testing.assert_array_equal((w, h), np.ones((2, 5)))
 
 
-def test_half_are_mirrored_and_nothing_else():
-  image = Image.fromarray(noise(9, 9))
-  plain = Transform(8)(image)
-  transform = Transform(8, flip=True)
-  np.testing.assert_array_equal(transform(image), plain)
-  mirrored = 0
-  for i in range(200):
-    shown = transform(image, randomness(3, i))
-    is_mirrored = not np.array_equal(shown, plain)
-    np.testing.assert_array_equal(
-      shown, plain[:, ::-1] if is_mirrored else plain
-    )
-    mirrored += is_mirrored
-  assert abs(mirrored - 100) < 4 * 200**0.5 / 2
+def test_config_flip_mirrors_half_of_the_images_and_changes_nothing_else(key):
+  images = jax.numpy.arange(400 * 2 * 3).reshape(400, 2, 3, 1)
+  shown = vqgan.flip(key, images)
+  mirrored = (shown == images[:, :, ::-1]).all((1, 2, 3))
+  plain = (shown == images).all((1, 2, 3))
+  assert (mirrored ^ plain).all()
+  assert abs(int(mirrored.sum()) - 200) < 4 * 400**0.5 / 2
+  again = vqgan.flip(key, images)
+  np.testing.assert_array_equal(shown, again)
+
+
+def test_mirrors_have_one_definition():
+  """Views that are tokenized get theirs from config.tokenize.mirror."""
+  with pytest.raises(ValueError, match="transform has no key 'flip'"):
+    _transforms.make(8, dict(flip=True))
+
+
+def test_images_of_another_size_than_the_tokenizers_are_refused():
+  config = json.loads(emoji32_vqgan.get_config("smoke").to_json())
+  config["data"]["size"] = 8
+  with pytest.raises(ValueError, match=r"8 x 8 pixels, .*image_size is 16"):
+    vqgan.make_task(config)
 
 
 def test_what_is_drawn_depends_on_seed_and_position_alone():
   image = Image.fromarray(noise(50, 70))
-  transform = _transforms.make(
-    8, dict(crop="random", zoom=[1.0, 2.0], flip=True)
-  )
+  transform = _transforms.make(8, dict(crop="random", zoom=[1.0, 2.0]))
   draw = lambda *where: transform(image, randomness(*where))  # noqa: E731
   np.testing.assert_array_equal(draw(1, 2), draw(1, 2))
   for other in ((1, 3), (2, 2), (2, 1)):
@@ -256,7 +282,7 @@ def test_what_is_drawn_depends_on_seed_and_position_alone():
     (dict(resample="cubic"), r"Did you mean 'bicubic'"),
     (dict(zoom=[0.5, 1.0]), r"transform.zoom is \(0.5, 1.0\); .* 1.0 and 16"),
     (dict(area=[0.5, 0.1]), r"transform.area .* goes up"),
-    (dict(flips=True), r"transform has no key 'flips'.*'flip'"),
+    (dict(crops="random"), r"transform has no key 'crops'.*'crop'"),
   ],
 )
 def test_a_wrong_setting_is_one_sentence(section, told):

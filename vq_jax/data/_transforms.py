@@ -1,10 +1,12 @@
-"""Files -> pixels: what is decoded, cropped, scaled and mirrored, and how.
+"""Files -> pixels: what is decoded, cropped and scaled, and how.
 
-The one definition for training, tokenizing and evaluation. Every crop is a box
+The one definition for training, tokenizing and evaluation; what mirrors are is
+config.flip's and config.tokenize.mirror's to say. Every crop is a box
 of the picture that is scaled to size x size in one go: the scaled picture is
 never held whole, however long and narrow it is.
 """
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -17,6 +19,8 @@ from PIL import Image, ImageOps, JpegImagePlugin
 from vq_jax import plugins
 
 PIXELS = 2**26  # 8192 x 8192. Larger pictures are read reduced, or refused.
+# Beside JPEG; Pillow knows others, of which EPS would be run as a program.
+FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")
 RESAMPLE = {
   "bilinear": Image.Resampling.BILINEAR,
   "bicubic": Image.Resampling.BICUBIC,
@@ -38,7 +42,6 @@ class Transform:
   Attributes:
     size: pixels a side.
     crop: in training, "center", "random" or "random_resized".
-    flip: in training, mirror every second picture.
     offset: of "random": where the largest square lies, from 0 to 1 of what is
       left over beside it.
     zoom: of "random": how much larger than `size` that square is scaled before
@@ -51,7 +54,6 @@ class Transform:
 
   size: int
   crop: str = "center"
-  flip: bool = False
   offset: tuple[float, float] = (0.0, 1.0)
   zoom: tuple[float, float] = (1.0, 1.0)
   area: tuple[float, float] = (0.08, 1.0)
@@ -92,10 +94,7 @@ class Transform:
       RESAMPLE[self.resample],
       box=crop(self, *image.size, rng),
     )
-    pixels = np.asarray(square)
-    if rng and self.flip and rng.random() < 0.5:
-      pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(square)
 
 
 def make(size: int, section: Mapping[str, Any]) -> Transform:
@@ -125,7 +124,9 @@ def decode(data: bytes, size: int) -> Image.Image:
       raise ValueError(
         f"{image.width} x {image.height} pixels, more than {PIXELS}"
       )
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    with contextlib.suppress(Exception):  # Damaged notes spoil no picture.
+      ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip.
       grey = np.clip(np.asarray(image) >> 8, 0, 255)
       image = Image.fromarray(grey.astype(np.uint8))
@@ -148,7 +149,7 @@ def _open(data: bytes) -> Image.Image:
   if data.startswith(b"\xff\xd8\xff"):
     # Image.open would refuse a large one before it can be read reduced.
     return JpegImagePlugin.JpegImageFile(file)
-  return Image.open(file)
+  return Image.open(file, formats=FORMATS)
 
 
 def center(

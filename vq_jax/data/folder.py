@@ -89,7 +89,7 @@ class Records:
   def _captions(self, name: str, label: str) -> list[str]:
     text = (self.root / name).with_suffix(".txt")
     if text.is_file():
-      return text.read_text("utf-8", errors="replace").splitlines()
+      return text.read_text("utf-8-sig", errors="replace").split("\n")
     if name in self.captions:
       return self.captions[name]
     return [label] if self.classes else []
@@ -151,16 +151,15 @@ def _listed(
   """(files, classes) of a split that has its own list; in the list's order."""
   if split not in lists:
     raise ValueError(plugins.unknown(split, lists, "config.data.lists has no"))
-  named = {
-    key: [
-      line.strip() for line in (root / file).read_text("utf-8").splitlines()
-    ]
-    for key, file in lists.items()
-  }
-  everything = sorted(
-    {name for names in named.values() for name in names if name}
-  )
-  return [name for name in named[split] if name], _classes(root, everything)
+  named = {key: _read_list(root / file) for key, file in lists.items()}
+  everything = sorted({name for names in named.values() for name in names})
+  return named[split], _classes(root, everything)
+
+
+def _read_list(file: pathlib.Path) -> list[str]:
+  """One name a line; they need not be UTF-8, as those of files need not."""
+  text = file.read_text("utf-8-sig", errors="surrogateescape")
+  return [name for name in map(str.strip, text.split("\n")) if name]
 
 
 def _split_by_hand(
@@ -222,7 +221,7 @@ def _read_captions(root: pathlib.Path) -> dict[str, list[str]]:
   found: dict[str, list[str]] = {}
   if not (root / CAPTIONS).is_file():
     return found
-  with open(root / CAPTIONS, encoding="utf-8", errors="replace") as rows:
+  with open(root / CAPTIONS, encoding="utf-8-sig", errors="replace") as rows:
     for number, row in enumerate(rows, 1):
       if not row.strip():
         continue

@@ -97,13 +97,17 @@ class Columns(Mapping):
 
   def __getitem__(self, key: str) -> np.ndarray:
     """All rows of it; of strings, an array of objects."""
-    if key not in self.source.keys():  # noqa: SIM118
+    if key not in self:
       raise KeyError(key)
     parts = list(self.source.parts(key))
     if isinstance(parts[0], _shards.Text):
       return np.array(list(itertools.chain(*parts)), object)
     whole = np.concatenate(parts)
     return whole.astype(np.int32) if key == "ids" else whole
+
+  def __contains__(self, key: object) -> bool:
+    """Whether there is such a column; reads none."""
+    return key in self.source.keys()  # noqa: SIM118
 
   def __iter__(self) -> Iterator[str]:
     """The keys."""

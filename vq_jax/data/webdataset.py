@@ -276,7 +276,7 @@ def _class(tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
 def _captions(parts: Mapping[str, bytes]) -> list[str]:
   """What an example says of itself."""
   if "txt" in parts:
-    return [parts["txt"].decode("utf-8", "replace")]
+    return [parts["txt"].decode("utf-8-sig", "replace")]
   if "json" not in parts:
     return []
   told = json.loads(parts["json"].decode("utf-8", "replace")).get("caption")

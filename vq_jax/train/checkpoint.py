@@ -18,7 +18,8 @@ from vq_jax.types import Params
 # What may differ between the command that started a run and the one that
 # resumes it: how it is watched, used and placed, how long and how fast it
 # learns, of what it writes tokens and how, where its data are by now and how
-# many of them may be bad, and by how many threads they are read.
+# many of them may be bad, whether they are verified, and by how many threads
+# they are read.
 FREE = (
   "every",
   "keep",
@@ -34,6 +35,7 @@ FREE = (
   "data.path",
   "data.cache",
   "data.max_bad",
+  "data.verify",
   "loader.threads",
   "loader.ahead",
 )

@@ -94,8 +94,8 @@ class Requests:
     if given:
       self.captions = list(given)
     elif split or system.text:
-      columns = read_tokens(config, split or section["split"]).columns
-      order = np.arange(len(columns["ids"]))
+      source = read_tokens(config, split or section["split"])
+      columns, order = source.columns, np.arange(len(source))
       if shuffle:
         order = np.random.default_rng(self.seed).permutation(order)
       if system.text:

@@ -1,10 +1,11 @@
 """--mode=statistics: what is in the data, and what of it cannot be read."""
 
-import collections
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +24,40 @@ COLUMNS = 12  # with as many in a row,
 SIDE = 64  # of so many pixels.
 CHUNK = 256  # Pictures handed to the threads at a time.
 PERCENTILES = {"least": 0, "median": 50, "most": 100}
+
+
+@dataclasses.dataclass
+class Counts:
+  """What is counted: as large as what differs, not as the data.
+
+  Attributes:
+    good: one byte a picture, whether it can be decoded.
+    broken: name -> why it cannot.
+    sizes: (width, height) -> pictures.
+    texts: number of captions -> pictures.
+    lengths: characters -> captions.
+    labels: class -> pictures.
+  """
+
+  good: bytearray = dataclasses.field(default_factory=bytearray)
+  broken: dict[str, str] = dataclasses.field(default_factory=dict)
+  sizes: Counter = dataclasses.field(default_factory=Counter)
+  texts: Counter = dataclasses.field(default_factory=Counter)
+  lengths: Counter = dataclasses.field(default_factory=Counter)
+  labels: Counter = dataclasses.field(default_factory=Counter)
+
+  def add(self, row: Mapping[str, Any]) -> None:
+    """Counts what `examined` says of a picture."""
+    self.good.append("broken" not in row)
+    if "broken" in row:
+      self.broken[row["broken"]] = row["reason"]
+      return
+    captions = row["captions"].split("\n") if row["captions"] else []
+    self.sizes[row["size"]] += 1
+    self.texts[len(captions)] += 1
+    self.lengths.update(map(len, captions))
+    if row["label"] is not None:
+      self.labels[row["label"]] += 1
 
 
 def statistics(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
@@ -47,14 +82,14 @@ def statistics(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
     source = plugins.build(
       "data", "source", config["data"], "config.data", split
     )
-    rows = list(progress(examined(source), len(source), f"statistics {split}"))
-    classes = getattr(getattr(source, "records", None), "classes", ())
-    report[split] = summary(rows, classes)
-    report[split]["faults"] = list(
-      getattr(getattr(source, "records", None), "faults", ())
-    )
-    charts(folder / f"{split}.png", report[split], rows)
-    sheet(folder / f"{split}_sheet.png", source, rows)
+    counts = Counts()
+    for row in progress(examined(source), len(source), f"statistics {split}"):
+      counts.add(row)
+    records = getattr(source, "records", None)
+    report[split] = summary(counts, getattr(records, "classes", ()))
+    report[split]["faults"] = list(getattr(records, "faults", ()))
+    charts(folder / f"{split}.png", report[split], counts)
+    sheet(folder / f"{split}_sheet.png", source, counts)
   weights.write_json(workdir / "statistics.json", report)
   for split, found in report.items():
     print(
@@ -100,13 +135,11 @@ def _of_memory(source: Any, i: int) -> dict[str, Any]:
   }
 
 
-def summary(
-  rows: Sequence[Mapping[str, Any]], classes: Sequence[str] = ()
-) -> dict[str, Any]:
-  """What `examined` yields -> numbers, as JSON can hold them.
+def summary(counts: Counts, classes: Sequence[str] = ()) -> dict[str, Any]:
+  """Counts -> numbers, as JSON can hold them.
 
   Args:
-    rows: one for each picture.
+    counts: of all pictures.
     classes: names of the labels, where there are any.
 
   Returns:
@@ -115,71 +148,79 @@ def summary(
     captions: per picture, and length in characters, likewise. classes: {name:
     pictures}, all of them that are known. per_class: least, median, most.
   """
-  good = [row for row in rows if "broken" not in row]
-  captions = [row["captions"].split("\n") for row in good if row["captions"]]
-  counts = collections.Counter(
-    row["label"] for row in good if row["label"] is not None
-  )
-  labels = range(len(classes)) if len(classes) else sorted(counts)
+  labels = range(len(classes)) if len(classes) else sorted(counts.labels)
   names = {
     label: classes[label] if len(classes) else str(label) for label in labels
   }
-  sizes = collections.Counter("{}x{}".format(*row["size"]) for row in good)
+  widths, heights = (
+    merged((size[axis], n) for size, n in counts.sizes.items())
+    for axis in (0, 1)
+  )
+  common = counts.sizes.most_common(10)
+  told = {number: n for number, n in counts.texts.items() if number}
   return {
-    "pictures": len(rows),
-    "broken": {r["broken"]: r["reason"] for r in rows if "broken" in r},
-    "width": spread([row["size"][0] for row in good]),
-    "height": spread([row["size"][1] for row in good]),
-    "sizes": dict(sizes.most_common(10)),
-    "without_caption": len(good) - len(captions),
-    "captions_per_picture": spread([len(texts) for texts in captions]),
-    "caption_length": spread([len(t) for texts in captions for t in texts]),
-    "classes": {names[label]: counts[label] for label in labels},
-    "per_class": spread([counts[label] for label in labels]),
+    "pictures": len(counts.good),
+    "broken": counts.broken,
+    "width": spread(widths),
+    "height": spread(heights),
+    "sizes": {f"{w}x{h}": n for (w, h), n in common},
+    "without_caption": counts.texts[0],
+    "captions_per_picture": spread(told),
+    "caption_length": spread(counts.lengths),
+    "classes": {names[label]: counts.labels[label] for label in labels},
+    "per_class": spread(Counter(counts.labels[label] for label in labels)),
   }
 
 
-def spread(values: Sequence[int]) -> dict[str, float]:
-  """Least, median and most; nothing of nothing."""
-  if not values:
+def merged(pairs: Iterable[tuple[float, int]]) -> Counter:
+  """(value, how often) pairs, some of one value -> how often each."""
+  total: Counter = Counter()
+  for value, count in pairs:
+    total[value] += count
+  return total
+
+
+def spread(counts: Mapping[int, int]) -> dict[str, int]:
+  """Value -> how often: the least, the median and the most; none of none."""
+  if not counts:
     return {}
-  found = np.percentile(values, list(PERCENTILES.values()))
+  found = np.percentile(
+    list(counts),
+    list(PERCENTILES.values()),
+    weights=list(counts.values()),
+    method="inverted_cdf",
+  )
   return dict(zip(PERCENTILES, found.tolist(), strict=True))
 
 
 def charts(
-  path: pathlib.Path,
-  found: Mapping[str, Any],
-  rows: Sequence[Mapping[str, Any]],
+  path: pathlib.Path, found: Mapping[str, Any], counts: Counts
 ) -> None:
   """Histograms of sizes, caption lengths and pictures per class."""
-  good = [row for row in rows if "broken" not in row]
-  texts = [text for row in good for text in row["captions"].split("\n") if text]
+  sizes = counts.sizes.items()
   values = {
-    "shorter side, pixels": [min(row["size"]) for row in good],
-    "width / height": [row["size"][0] / row["size"][1] for row in good],
-    "characters of a caption": [len(text) for text in texts],
-    "pictures of a class": list(found["classes"].values()),
+    "shorter side, pixels": merged((min(size), n) for size, n in sizes),
+    "width / height": merged((w / h, n) for (w, h), n in sizes),
+    "characters of a caption": counts.lengths,
+    "pictures of a class": Counter(found["classes"].values()),
   }
   page = figure.Figure((4 * len(values), 3.4), layout="constrained")
   for axis, (title, column) in zip(
     page.subplots(1, len(values)), values.items(), strict=True
   ):
-    axis.hist(column, bins=40)
-    axis.set_title(f"{title} ({len(column)})")
+    axis.hist(list(column), bins=40, weights=list(column.values()))
+    axis.set_title(f"{title} ({column.total()})")
     axis.set_yscale("symlog")
   page.savefig(path, dpi=110)
 
 
-def sheet(
-  path: pathlib.Path, source: Any, rows: Sequence[Mapping[str, Any]]
-) -> None:
+def sheet(path: pathlib.Path, source: Any, counts: Counts) -> None:
   """A contact sheet of pictures from all over the split, as evaluated."""
-  good = [i for i, row in enumerate(rows) if "broken" not in row]
-  if not good:
+  good = np.flatnonzero(np.frombuffer(counts.good, np.uint8))
+  if not len(good):
     return
   spread_out = np.linspace(0, len(good) - 1, min(len(good), SHOWN)).astype(int)
-  images = [Image.fromarray(source[good[i]]["image"]) for i in spread_out]
+  images = [Image.fromarray(source[int(i)]["image"]) for i in good[spread_out]]
   height = max(SIDE * images[0].height // images[0].width, 1)
   small = np.stack([np.asarray(x.resize((SIDE, height))) for x in images])
   page = pictures.grid(small, min(COLUMNS, len(small)), scale=1)

@@ -8,6 +8,7 @@ was not.
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -218,12 +219,26 @@ def named(splits: Mapping[str, Rows]) -> Iterator[tuple[str, Rows]]:
 
 
 def make_encode(config: Config, params: Any, mesh: Mesh):
-  """uint8 images [b h w c] -> ids [b n], on all devices of the mesh."""
+  """uint8 images [b h w c] -> ids [b n], on all devices of the mesh.
+
+  It raises ValueError for images of another size than the tokenizer's.
+  """
   tokenizer = pipeline.build_tokenizer(config["tokenizer"])
   params = jax.device_put(params, NamedSharding(mesh, P()))
-  images = NamedSharding(mesh, P(BATCH_AXES))
+  place = NamedSharding(mesh, P(BATCH_AXES))
   run = jax.jit(lambda p, x: pipeline.encode(tokenizer, p, x))
-  return lambda x: np.asarray(run(params, jax.device_put(x, images)))
+
+  def encode(images: np.ndarray) -> np.ndarray:
+    ids = np.asarray(run(params, jax.device_put(images, place)))
+    if ids.shape[1] != math.prod(tokenizer.grid):
+      raise ValueError(
+        f"Images of {images.shape[2]} x {images.shape[1]} pixels make"
+        f" {ids.shape[1]} tokens, but config.tokenizer says {tokenizer.grid}:"
+        " config.data must make images of the tokenizer's size."
+      )
+    return ids
+
+  return encode
 
 
 def encoded(encode: Any, rows: Sequence, batch: int) -> Iterator[dict]:

@@ -38,6 +38,7 @@ def make_task(config: Config) -> Task:
     plugins.build("data", "source", config["data"], "config.data", split)
     for split in ("train", "validation")
   )
+  check_size(tokenizer, train)
   objective = make_loss(**config["loss"])
   gan = _adversary.make_gan(config)
   return Task(
@@ -54,6 +55,17 @@ def make_task(config: Config) -> Task:
     },
     warm=codebook.kmeans_start(tokenizer, config, train),
   )
+
+
+def check_size(tokenizer: Any, source: Any) -> None:
+  """ValueError unless the images have the size that the tokenizer is for."""
+  h, w = source[0]["image"].shape[:2]
+  side = tokenizer.image_size
+  if (h, w) != (side, side):
+    raise ValueError(
+      f"config.data makes images of {w} x {h} pixels, but"
+      f" config.tokenizer.image_size is {side}; give both the same size."
+    )
 
 
 def make_loss(*, lpips_weights: str = "", **terms: float):
@@ -158,7 +170,7 @@ def _gradients(
 
 
 def flip(key: Key, images: Array) -> Array:
-  """Mirrors each image [b h w c] with probability 1/2."""
+  """config.flip: mirrors each image [b h w c] with probability 1/2."""
   heads = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
   return jnp.where(heads, images[:, :, ::-1], images)
 
