@@ -88,8 +88,8 @@ def test_what_cannot_be_ranked_is_refused():
 
 # Features without a network: the pixels.
 PIXELS = types.SimpleNamespace(
-  __name__="vq_jax.features.pixels",
-  load=lambda: {},
+  name="pixels",
+  params={},
   image_features=lambda params, x: (x.reshape(len(x), -1), jnp.zeros(1)),
 )
 DATA = {"name": "synthetic", "size": 8, "count": 11}

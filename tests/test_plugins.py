@@ -39,6 +39,7 @@ LAYERS = {
   "weights": 1,
   "pictures": 1,
   "font": 1,
+  "revision": 0,
   "plugins": 0,
   "types": 0,
 }

@@ -13,6 +13,7 @@ from vq_jax.tokenizer import losses
 from vq_jax.types import Batch, Key, Params
 
 Source = Sequence[Mapping[str, Any]]
+States = dict[str, Any]  # Of metrics, by name.
 
 
 def fold(
@@ -30,17 +31,33 @@ def fold(
   Raises:
     ValueError: unknown metric or option; before the first batch is made.
   """
+  return finish(feed(start(metrics), batches))
+
+
+def start(metrics: Mapping[str, Mapping[str, Any]]) -> States:
+  """The states of metrics that have seen nothing: see `fold`."""
   folds = {name: plugins.resolve("metrics", name) for name in metrics}
-  states = {
+  return {
     name: plugins.call(folds[name].init, options, f"metric {name}")
     for name, options in metrics.items()
   }
+
+
+def feed(states: States, batches: Iterable[Batch]) -> States:
+  """The states after these batches too."""
+  states = dict(states)
+  folds = {name: plugins.resolve("metrics", name) for name in states}
   for batch in batches:
     for name, module in folds.items():
       states[name] = module.update(states[name], batch)
+  return states
+
+
+def finish(states: States) -> dict[str, float]:
+  """All their numbers in one flat dict."""
   numbers: dict[str, float] = {}
-  for name, module in folds.items():
-    numbers |= module.compute(states[name])
+  for name, state in states.items():
+    numbers |= plugins.resolve("metrics", name).compute(state)
   return numbers
 
 
@@ -126,8 +143,8 @@ def featured(
 
   Args:
     batches: with images [b h w c] in [0, 1] under the names in `kinds`.
-    extractor: a module of `vq_jax.features` with load, image_features and
-      text_embedding.
+    extractor: a module of `vq_jax.features` with load, image_features and, if
+      it reads captions, text_embedding.
     kinds: "real", "fake" or both.
 
   Yields:
@@ -135,15 +152,16 @@ def featured(
   """
   params = extractor.load()
   image = jax.jit(extractor.image_features)
+  text = getattr(extractor, "text_embedding", None)
   for batch in batches:
     batch = dict(batch)
     for kind in kinds:
       features, embedding = image(params, jnp.asarray(batch[kind]))
       batch[f"{kind}_features"] = np.asarray(features)
       batch["image_embedding"] = np.asarray(embedding)
-    if "caption" in batch:
-      text = extractor.text_embedding(params, batch["caption"])
-      batch["text_embedding"] = np.asarray(text)
+    if text and "caption" in batch:
+      embedding = text(params, batch["caption"])
+      batch["text_embedding"] = np.asarray(embedding)
     yield batch
 
 

@@ -4,13 +4,15 @@
   python docs/results/tables.py steps --columns=sampler.steps,fd
   python docs/results/tables.py steps --write=README.md
   python docs/results/tables.py steps --plot=fd.png --x=sampler.steps --y=fd
+  python docs/results/tables.py steps --plot=fd.png --x=a,b --y=fd,recall
   python docs/results/tables.py systems --pictures=systems.png \\
     --x=sampler.steps --by=system
 
 A row is what launch/sweep.py leaves in docs/results/<sweep>/<point>.json. Its
 overrides, its metrics and `seconds` are the columns; `changes` are all of its
 overrides in one. --write replaces what stands between `<!-- results:NAME -->`
-and `<!-- /results -->`. --pictures sets the first samples of all points side by
+and `<!-- /results -->`. Of several x and y the plot has a panel for each pair.
+--pictures sets the first samples of all points side by
 side, which were drawn from the same seeds, out of
 runs/<sweep>/<point>/measured.png.
 """
@@ -96,9 +98,31 @@ def replace_block(text: str, name: str, table: str) -> str:
 
 
 def plot(
-  rows: Sequence[Row], path: pathlib.Path, x: str, y: str, by: str | None
+  rows: Sequence[Row],
+  path: pathlib.Path,
+  xs: Sequence[str],
+  ys: Sequence[str],
+  by: str | None,
 ) -> None:
-  """Writes a PNG of column y against column x, one line for each value of by.
+  """Writes a PNG with a panel for each y (down) against each x (across).
+
+  Raises:
+    ValueError: no row has numbers in both.
+  """
+  size = (5 * len(xs), 3.5 * len(ys))
+  figure = Figure(figsize=size, layout="constrained")
+  FigureCanvasAgg(figure)
+  places = figure.subplots(len(ys), len(xs), squeeze=False)
+  for line, y in zip(places, ys, strict=True):
+    for axes, x in zip(line, xs, strict=True):
+      panel(axes, rows, x, y, by)
+  figure.savefig(path, dpi=150)
+
+
+def panel(
+  axes: Any, rows: Sequence[Row], x: str, y: str, by: str | None
+) -> None:
+  """Column y against column x, one line for each value of by.
 
   Rows that lack x or y are left out.
 
@@ -108,16 +132,13 @@ def plot(
   rows = [r for r in rows if _is_number(r.get(x)) and _is_number(r.get(y))]
   if not rows:
     raise ValueError(f"No row has numbers in both {x} and {y}.")
-  figure = Figure(figsize=(5, 3.5), layout="constrained")
-  FigureCanvasAgg(figure)
-  axes = figure.add_subplot(xlabel=x, ylabel=y)
+  axes.set(xlabel=x, ylabel=y)
   for value in dict.fromkeys(_cell(r.get(by)) for r in rows):
     line = sorted((r[x], r[y]) for r in rows if _cell(r.get(by)) == value)
     axes.plot(*zip(*line, strict=True), marker="o", label=f"{by} = {value}")
   if by:
     axes.legend()
   axes.grid(alpha=0.3)
-  figure.savefig(path, dpi=150)
 
 
 def montage(
@@ -206,8 +227,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--workdirs", type=pathlib.Path, help="of --pictures; default: runs/NAME"
   )
-  parser.add_argument("--x", help="column of the plot, and of the picture")
-  parser.add_argument("--y", help="column of the plot")
+  parser.add_argument("--x", help="columns of the plot, one of the picture")
+  parser.add_argument("--y", help="columns of the plot")
   parser.add_argument("--by", help="one line of the plot for each value")
   args = parser.parse_args(argv)
   if args.plot and not (args.x and args.y):
@@ -223,7 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parse(argv)
   rows, columns = load_rows(args.results / args.name)
   wanted = args.columns.split(",") if args.columns else columns[:-1]
-  for name in [*wanted, args.sort, args.x, args.y, args.by]:
+  xs, ys = (axis.split(",") if axis else [] for axis in (args.x, args.y))
+  for name in [*wanted, args.sort, *xs, *ys, args.by]:
     if name is not None and name not in columns:
       raise ValueError(f"No column {name!r}. Choices: {', '.join(columns)}.")
   if args.sort:
@@ -235,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = replace_block(text, args.name, table)
     args.write.write_text(text, encoding="utf-8")
   if args.plot:
-    plot(rows, args.plot, args.x, args.y, args.by)
+    plot(rows, args.plot, xs, ys, args.by)
   if args.pictures:
     montage(rows, args.workdirs, args.pictures, args.x, args.by)
   return 0

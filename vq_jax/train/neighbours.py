@@ -71,7 +71,7 @@ def measure(
     samples: uint8 images [h w c].
     data: section of the source of the images that were trained on.
     workdir: where the picture goes.
-    extractor: a module of `vq_jax.features`.
+    extractor: the features, from `extractor.load`.
     batch: images at a time.
 
   Returns:
@@ -123,8 +123,7 @@ def _features(options: Options, extractor: Any) -> tuple[str, Features]:
     embed = jax.jit(lambda p, x: lpips.embedding(p, 2.0 * x - 1.0))
     return "lpips", functools.partial(embed, params)
   embed = jax.jit(lambda p, x: extractor.image_features(p, x)[0])
-  name = extractor.__name__.rpartition(".")[2]
-  return name, functools.partial(embed, extractor.load())
+  return extractor.name, functools.partial(embed, extractor.params)
 
 
 def _rows(
