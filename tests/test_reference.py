@@ -1,12 +1,10 @@
 """References: computed once, passed around, refused when they are others."""
 
-import types
-
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vq_jax import plugins, weights
+from vq_jax import features, plugins, weights
+from vq_jax.features import Features
 from vq_jax.train import extractor, reference
 from vq_jax.train.protocols import Protocol
 
@@ -16,13 +14,11 @@ PROTOCOL = Protocol("pixels", kept=4)
 
 def pixels(scale=1.0):
   """Features without a network: some pixels, times a weight."""
-  params = {"scale": np.float32(scale)}
-  return extractor.Extractor(
+  return Features(
     "pixels",
-    params,
-    extractor.digest(params),
-    lambda p, x: (p["scale"] * x[:, 2, ::2, 0], jnp.zeros((len(x), 1))),
-    None,
+    f"{scale}",
+    {},
+    lambda x: {"pool": np.float32(scale) * x[:, 2, ::2, 0] / np.float32(255)},
   )
 
 
@@ -143,31 +139,14 @@ def test_without_data_and_without_a_file_there_is_none(tmp_path):
   assert reference.find(data, "train", path) is None
 
 
-def test_features_are_told_apart_by_every_weight():
-  one = {"a": {"b": np.zeros(2, np.float32)}}
-  others = [
-    {"a": {"b": np.array([0, 1e-30], np.float32)}},
-    {"a": {"c": np.zeros(2, np.float32)}},
-    {"a": {"b": np.zeros((2, 1), np.float32)}},
-    {"a": {"b": np.zeros(4, np.float16)}},
-  ]
-  assert extractor.digest(one) == extractor.digest({"a": dict(one["a"])})
-  found = {extractor.digest(tree) for tree in (one, *others)}
-  assert len(found) == 5
-
-
-def test_features_that_cannot_be_had_are_one_sentence(monkeypatch, tmp_path):
+def test_features_that_cannot_be_had_are_one_sentence(monkeypatch):
   with pytest.raises(ValueError, match=r"features is empty; .*emoji"):
     extractor.load({"features": ""})
-  with pytest.raises(ValueError, match="no features of single images"):
-    extractor.load({"features": "lpips"})
-  module = types.SimpleNamespace(
-    load=lambda path: {"file": np.frombuffer(path.encode(), np.uint8)},
-    image_features=None,
-  )
-  monkeypatch.setattr(plugins, "resolve", lambda *_: module)
-  with pytest.raises(ValueError, match=r"set config\.evaluate\.weights"):
-    extractor.load({"features": "net"})
-  found = extractor.load({"features": "net", "weights": "a.npz"})
-  assert bytes(found.params["file"]) == b"a.npz"
-  assert found.text_embedding is None
+  with pytest.raises(FileNotFoundError, match="--family=inception"):
+    extractor.load({"features": "inception"})
+  network = pixels()._replace(distances=lambda x, y: None)
+  asked = []
+  monkeypatch.setattr(features, "make", lambda s: asked.append(s) or network)
+  with pytest.raises(ValueError, match="compare pairs of images, not sets"):
+    extractor.load({"features": "net", "weights": "a", "merges": ""})
+  assert asked == [{"name": "net", "weights": "a"}]

@@ -9,11 +9,18 @@ import numpy as np
 
 from vq_jax import pipeline, plugins
 from vq_jax.data import _loader
+from vq_jax.features import Features
 from vq_jax.tokenizer import losses
 from vq_jax.types import Batch, Key, Params
 
 Source = Sequence[Mapping[str, Any]]
 States = dict[str, Any]  # Of metrics, by name.
+# What a network of vq_jax/features gives -> what metrics call it.
+OUTPUTS = {
+  "pool": "features",
+  "logits_unbiased": "logits",
+  "embedding": "embedding",
+}
 
 
 def fold(
@@ -137,31 +144,30 @@ def originals(
 
 
 def featured(
-  batches: Iterable[dict], extractor: Any, kinds: Sequence[str]
+  batches: Iterable[dict], network: Features, kinds: Sequence[str]
 ) -> Iterator[dict]:
-  """Adds `<kind>_features`, and embeddings of the last kind and caption.
+  """Adds what a network sees in images, which it is given as bytes.
 
   Args:
     batches: with images [b h w c] in [0, 1] under the names in `kinds`.
-    extractor: a module of `vq_jax.features` with load, image_features and, if
-      it reads captions, text_embedding.
+    network: from `features.make`.
     kinds: "real", "fake" or both.
 
   Yields:
-    The batches with more keys.
+    The batches with `<kind>_features` and, if the network has them,
+    `<kind>_logits`, `<kind>_embedding`, `image_embedding` (of the last kind),
+    and `text_embedding` of captions.
   """
-  params = extractor.load()
-  image = jax.jit(extractor.image_features)
-  text = getattr(extractor, "text_embedding", None)
   for batch in batches:
     batch = dict(batch)
     for kind in kinds:
-      features, embedding = image(params, jnp.asarray(batch[kind]))
-      batch[f"{kind}_features"] = np.asarray(features)
-      batch["image_embedding"] = np.asarray(embedding)
-    if text and "caption" in batch:
-      embedding = text(params, batch["caption"])
-      batch["text_embedding"] = np.asarray(embedding)
+      found = network.images(pipeline.to_uint8(batch[kind]))
+      for name, value in found.items():
+        batch[f"{kind}_{OUTPUTS[name]}"] = np.asarray(value)
+      if "embedding" in found:
+        batch["image_embedding"] = batch[f"{kind}_embedding"]
+    if network.texts and "caption" in batch:
+      batch["text_embedding"] = np.asarray(network.texts(batch["caption"]))
     yield batch
 
 

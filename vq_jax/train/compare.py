@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vq_jax import evaluate, plugins
+from vq_jax.features import Features
 from vq_jax.train import extractor, neighbours, protocols, reference
 from vq_jax.types import Batch
 
@@ -73,7 +74,7 @@ def measure(
 def against(
   protocol: protocols.Protocol,
   real: reference.Reference,
-  measuring: extractor.Extractor,
+  measuring: Features,
   fakes: Iterator[Batch],
   batch: int,
 ) -> dict[str, float]:

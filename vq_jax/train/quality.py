@@ -73,7 +73,7 @@ def _agreement(
     for split in (section["agreement"] if system.text else ())
   }
   measuring = extractor.load(section)
-  if asks and measuring.text_embedding is None:
+  if asks and measuring.texts is None:
     print(f"{measuring.name} reads no captions: agreement is left out.")
     return numbers
   for split, requests in asks.items():

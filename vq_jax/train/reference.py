@@ -17,8 +17,8 @@ import numpy as np
 
 from vq_jax import evaluate, plugins, weights
 from vq_jax.data import _transforms
+from vq_jax.features import Features
 from vq_jax.metrics import frechet
-from vq_jax.train.extractor import Extractor
 from vq_jax.train.log import progress
 from vq_jax.train.protocols import Protocol
 
@@ -62,7 +62,7 @@ class Reference(NamedTuple):
 def describe(
   data: Mapping[str, Any],
   protocol: Protocol,
-  extractor: Extractor,
+  network: Features,
   source: Source | None,
 ) -> Record:
   """What a reference is of.
@@ -70,7 +70,7 @@ def describe(
   Args:
     data: the section of the dataset.
     protocol: which of its images.
-    extractor: of the features.
+    network: of the features.
     source: the images; None where they are not at hand.
 
   Returns:
@@ -84,8 +84,8 @@ def describe(
     "transform": _transform(data),
     "limit": protocol.limit,
     "kept": protocol.kept,
-    "features": extractor.name,
-    "weights": extractor.hash,
+    "features": network.name,
+    "weights": network.hash,
   }
   if source is not None:
     count = min(protocol.limit or len(source), len(source))
@@ -118,7 +118,7 @@ def get(
   shared: bool,
   record: Record,
   source: Source | None,
-  extractor: Extractor,
+  network: Features,
   batch: int,
 ) -> Reference:
   """The stored reference, or a new one where none is stored.
@@ -129,7 +129,7 @@ def get(
       something else.
     record: what the reference has to be of.
     source: the images; None if there is a file and they are not at hand.
-    extractor: of the features.
+    network: of the features.
     batch: images at a time.
 
   Raises:
@@ -147,7 +147,7 @@ def get(
         " config.evaluate.reference."
       )
     print(f"{path} was another reference ({'; '.join(wrong)}): made again.")
-  made = make(source, record, extractor, batch)
+  made = make(source, record, network, batch)
   save(path, made)
   return made
 
@@ -162,12 +162,12 @@ def differences(found: Record, wanted: Record) -> list[str]:
 
 
 def make(
-  source: Source, record: Record, extractor: Extractor, batch: int
+  source: Source, record: Record, network: Features, batch: int
 ) -> Reference:
   """Computes the features of the images that the record tells of."""
   state, kept, left = frechet.init(), [], record["kept"]
   originals = evaluate.originals(source, batch, record["count"])
-  batches = evaluate.featured(originals, extractor, ("real",))
+  batches = evaluate.featured(originals, network, ("real",))
   total = -(-record["count"] // batch)
   for rows in progress(batches, total, f"reference, {batch} at a time"):
     features = rows["real_features"][rows["mask"]]

@@ -181,7 +181,7 @@ def measure(
   )
   measuring = extractor.load(config["evaluate"])
   name, batch = measuring.name, config["evaluate"]["batch"]
-  captions = {"retrieval": {}} if measuring.text_embedding else {}
+  captions = {"retrieval": {}} if measuring.texts else {}
   real = evaluate.fold(
     captions,
     evaluate.featured(evaluate.originals(source, batch), measuring, ("real",)),
