@@ -109,8 +109,7 @@ def load(path: str | pathlib.Path) -> dict[str, Array]:
     path = path / _frozen.PARAMS
   if not path.is_file():
     src = f"{TRUNK} --option=heads={HEADS}"
-    target = str(path.parent) if path.suffix else named
-    raise FileNotFoundError(_frozen.missing(target, NAME, SOURCE, src))
+    raise FileNotFoundError(_frozen.missing(named, NAME, SOURCE, src))
   if path.suffix not in _READERS:
     raise ValueError(f"{path}: weights are read from {', '.join(_READERS)}.")
   tensors = _READERS[path.suffix](path)
