@@ -90,6 +90,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     batch=32,
     limit=256,  # Validation images, while training.
     features="emoji",
+    weights="",  # File of the features' network, if it is none of ours.
+    protocol="",  # Of a paper, which then says what is compared with what.
+    reference="",  # File of what is compared with; empty is one in the run.
     seed=0,
     # Bits per dimension: tokens of a tokenizer with a likelihood head, where
     # the run's own has none (configs/emoji32_likelihood.py).

@@ -73,7 +73,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.every = dict(log=50, evaluate=600, save=600)
   c.keep = dict(latest=2, best="validation/psnr_db", mode="max")
-  c.evaluate = dict(batch=64, limit=10_000, features="emoji")
+  c.evaluate = dict(
+    batch=64,
+    limit=10_000,
+    features="emoji",
+    weights="",  # File of the features' network, if it is none of ours.
+    protocol="",  # Of a paper, which then says what is compared with what.
+    reference="",  # File of what is compared with; empty is one in the run.
+  )
   if arg in QUANTIZERS:
     del c.tokenizer.quantizer_options
     c.tokenizer.update(quantizer=arg, **QUANTIZERS[arg])

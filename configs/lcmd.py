@@ -109,6 +109,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     batch=64,
     limit=2048,
     features="emoji",
+    weights="",  # File of the features' network, if it is none of ours.
+    protocol="",  # Of a paper, which then says what is compared with what.
+    reference="",  # File of what is compared with; empty is one in the run.
     seed=0,
     # Bits per dimension: tokens of a tokenizer with a likelihood head, where
     # the run's own has none.

@@ -161,7 +161,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.every = dict(log=100, evaluate=10_000, save=5_000)
   # The newest: pixels are reconstructed best before the discriminator starts.
   c.keep = dict(latest=2, best="", mode="max")
-  c.evaluate = dict(batch=16, limit=2048, features="emoji")
+  c.evaluate = dict(
+    batch=16,
+    limit=2048,
+    features="emoji",
+    weights="",  # File of the features' network, if it is none of ours.
+    protocol="",  # Of a paper, which then says what is compared with what.
+    reference="",  # File of what is compared with; empty is one in the run.
+  )
   for part in VARIANTS[name]:
     for section, values in part.items():
       (c if section == "run" else c[section]).update(values)

@@ -34,7 +34,11 @@ def case(tmp_path):
   config = {
     "data": {"name": "tokens", "path": str(tmp_path / "tokens")},
     "sample": {"count": COUNT, "batch": BATCH, "seed": 0},
-    "evaluate": {"features": "emoji", "neighbours": {"samples": 6, "k": 2}},
+    "evaluate": {
+      "features": "emoji",
+      "batch": BATCH,
+      "neighbours": {"samples": 6, "k": 2},
+    },
   }
   net = types.SimpleNamespace(labels=0)
   return config, tmp_path / "run", types.SimpleNamespace(net=net, text=None)
@@ -58,6 +62,7 @@ def test_the_training_pictures_themselves_are_perfect_and_memorised(case):
   nearest = "emoji_nearest_distance"
   assert numbers[nearest] == 0.0 < numbers[f"{nearest}_of_validation"]
   assert (workdir / "neighbours.png").is_file()
+  assert numbers["reference"].startswith(f"synthetic-train-{COUNT}-")
 
 
 def test_without_features_no_picture_is_drawn(case, capsys):

@@ -9,10 +9,18 @@ import numpy as np
 
 from vq_jax import pipeline, plugins
 from vq_jax.data import _loader
+from vq_jax.features import Features
 from vq_jax.tokenizer import losses
 from vq_jax.types import Batch, Key, Params
 
 Source = Sequence[Mapping[str, Any]]
+States = dict[str, Any]  # Of metrics, by name.
+# What a network of vq_jax/features gives -> what metrics call it.
+OUTPUTS = {
+  "pool": "features",
+  "logits_unbiased": "logits",
+  "embedding": "embedding",
+}
 
 
 def fold(
@@ -30,17 +38,33 @@ def fold(
   Raises:
     ValueError: unknown metric or option; before the first batch is made.
   """
+  return finish(feed(start(metrics), batches))
+
+
+def start(metrics: Mapping[str, Mapping[str, Any]]) -> States:
+  """The states of metrics that have seen nothing: see `fold`."""
   folds = {name: plugins.resolve("metrics", name) for name in metrics}
-  states = {
+  return {
     name: plugins.call(folds[name].init, options, f"metric {name}")
     for name, options in metrics.items()
   }
+
+
+def feed(states: States, batches: Iterable[Batch]) -> States:
+  """The states after these batches too."""
+  states = dict(states)
+  folds = {name: plugins.resolve("metrics", name) for name in states}
   for batch in batches:
     for name, module in folds.items():
       states[name] = module.update(states[name], batch)
+  return states
+
+
+def finish(states: States) -> dict[str, float]:
+  """All their numbers in one flat dict."""
   numbers: dict[str, float] = {}
-  for name, module in folds.items():
-    numbers |= module.compute(states[name])
+  for name, state in states.items():
+    numbers |= plugins.resolve("metrics", name).compute(state)
   return numbers
 
 
@@ -120,30 +144,30 @@ def originals(
 
 
 def featured(
-  batches: Iterable[dict], extractor: Any, kinds: Sequence[str]
+  batches: Iterable[dict], network: Features, kinds: Sequence[str]
 ) -> Iterator[dict]:
-  """Adds `<kind>_features`, and embeddings of the last kind and caption.
+  """Adds what a network sees in images, which it is given as bytes.
 
   Args:
     batches: with images [b h w c] in [0, 1] under the names in `kinds`.
-    extractor: a module of `vq_jax.features` with load, image_features and
-      text_embedding.
+    network: from `features.make`.
     kinds: "real", "fake" or both.
 
   Yields:
-    The batches with more keys.
+    The batches with `<kind>_features` and, if the network has them,
+    `<kind>_logits`, `<kind>_embedding`, `image_embedding` (of the last kind),
+    and `text_embedding` of captions.
   """
-  params = extractor.load()
-  image = jax.jit(extractor.image_features)
   for batch in batches:
     batch = dict(batch)
     for kind in kinds:
-      features, embedding = image(params, jnp.asarray(batch[kind]))
-      batch[f"{kind}_features"] = np.asarray(features)
-      batch["image_embedding"] = np.asarray(embedding)
-    if "caption" in batch:
-      text = extractor.text_embedding(params, batch["caption"])
-      batch["text_embedding"] = np.asarray(text)
+      found = network.images(pipeline.to_uint8(batch[kind]))
+      for name, value in found.items():
+        batch[f"{kind}_{OUTPUTS[name]}"] = np.asarray(value)
+      if "embedding" in found:
+        batch["image_embedding"] = batch[f"{kind}_embedding"]
+    if network.texts and "caption" in batch:
+      batch["text_embedding"] = np.asarray(network.texts(batch["caption"]))
     yield batch
 
 

@@ -1,14 +1,12 @@
 """How samples compare with the data: as images by features, text by words."""
 
-import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from vq_jax import evaluate, plugins
-from vq_jax.data import tokens
+from vq_jax import evaluate
 from vq_jax.system import System
-from vq_jax.train import neighbours
+from vq_jax.train import compare, extractor, protocols
 from vq_jax.train.request import Requests, read_tokens
 from vq_jax.train.sampling import exported
 from vq_jax.types import Batch
@@ -29,16 +27,22 @@ def measure(
     system: what the samples are asked for.
     images: from `sampling.make_painter`.
   """
-  # Asked as the training images are, in an order that depends on the seed.
-  train = Requests(config, system, "train", shuffle=True)
+  # Asked as the images are that they are compared with, in an order that
+  # depends on the seed.
+  split = protocols.of(config).split
+  asks = Requests(config, system, split, shuffle=True)
   numbers: dict[str, float] = {}
   blank = getattr(exported(workdir / "tokenizer"), "blank", None)
   if blank is not None:
-    numbers |= _words(config, images(train, config["sample"]["count"]), blank)
+    numbers |= _words(config, images(asks, config["sample"]["count"]), blank)
   if not config["evaluate"]["features"]:
     print("config.evaluate.features is empty: no picture is compared.")
     return numbers
-  return numbers | _pictures(config, workdir, system, images, train)
+  count = config["sample"]["count"]
+  numbers |= compare.measure(
+    config, workdir, images(asks, count), count, str(workdir)
+  )
+  return numbers | _agreement(config, system, images)
 
 
 def _words(
@@ -59,40 +63,24 @@ def _words(
   return numbers | {f"{key}_of_validation": natural[key]}
 
 
-def _pictures(
-  config: Config,
-  workdir: pathlib.Path,
-  system: System,
-  images: Painter,
-  train: Requests,
+def _agreement(
+  config: Config, system: System, images: Painter
 ) -> dict[str, float]:
-  """Distances of features, nearest training images, agreement with captions."""
-  section, size = config["evaluate"], config["sample"]["batch"]
-  near = neighbours.options(section)
-  name = section["features"]
-  extractor = plugins.resolve("features", name)
-  manifest = tokens.read_manifest(config["data"]["path"])
-  real = plugins.build(
-    "data", "source", manifest["data"], "the data of the tokens", "train"
-  )
-  agreement = section["agreement"] if system.text else ()
-  asks = {split: Requests(config, system, split) for split in agreement}
-  kept: list = []
-  drawn = images(train, config["sample"]["count"])
-  fakes = neighbours.keep(drawn, kept, near.samples)
-  batches = itertools.chain(
-    evaluate.featured(evaluate.originals(real, size), extractor, ("real",)),
-    evaluate.featured(fakes, extractor, ("fake",)),
-  )
-  quality = evaluate.fold({"frechet": {}, "prdc": {}}, batches)
-  numbers = {f"{name}_{key}": value for key, value in quality.items()}
-  numbers |= neighbours.measure(
-    near, kept, manifest["data"], workdir, extractor, size
-  )
+  """How samples agree with the captions of config.evaluate.agreement."""
+  section, numbers = config["evaluate"], {}
+  asks = {
+    split: Requests(config, system, split)
+    for split in (section["agreement"] if system.text else ())
+  }
+  measuring = extractor.load(section)
+  if asks and measuring.texts is None:
+    print(f"{measuring.name} reads no captions: agreement is left out.")
+    return numbers
   for split, requests in asks.items():
     fakes = images(requests, len(requests.captions))
     found = evaluate.fold(
-      {"retrieval": {}}, evaluate.featured(fakes, extractor, ("fake",))
+      {"retrieval": {}}, evaluate.featured(fakes, measuring, ("fake",))
     )
-    numbers |= {f"{name}_{split}_{k}": v for k, v in found.items()}
+    name = f"{measuring.name}_{split}"
+    numbers |= {f"{name}_{key}": value for key, value in found.items()}
   return numbers

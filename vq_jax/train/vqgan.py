@@ -15,7 +15,7 @@ from vq_jax import evaluate, pictures, pipeline, plugins
 from vq_jax.data import _loader
 from vq_jax.features import lpips
 from vq_jax.tokenizer import _gumbel, losses, quantize
-from vq_jax.train import _adversary, codebook, optimizer
+from vq_jax.train import _adversary, codebook, extractor, optimizer
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Params
 
@@ -191,20 +191,20 @@ def measure(
   source = plugins.build(
     "data", "source", config["data"], "config.data", "validation"
   )
-  name = config["evaluate"]["features"]
-  extractor = plugins.resolve("features", name)
-  batch = config["evaluate"]["batch"]
+  measuring = extractor.load(config["evaluate"])
+  name, batch = measuring.name, config["evaluate"]["batch"]
+  captions = {"retrieval": {}} if measuring.texts else {}
   real = evaluate.fold(
-    {"retrieval": {}},
-    evaluate.featured(evaluate.originals(source, batch), extractor, ("real",)),
+    captions,
+    evaluate.featured(evaluate.originals(source, batch), measuring, ("real",)),
   )
   metrics = {metric: {} for metric in (*EVALUATED, "ssim", "frechet")}
-  metrics |= {"retrieval": {}, "codebook": {"vocab_size": tokenizer.vocab_size}}
+  metrics["codebook"] = {"vocab_size": tokenizer.vocab_size}
   numbers = evaluate.fold(
-    metrics,
+    metrics | captions,
     evaluate.featured(
       evaluate.reconstructions(tokenizer, params, source, batch),
-      extractor,
+      measuring,
       ("real", "fake"),
     ),
   )
@@ -212,7 +212,9 @@ def measure(
   for key in real:
     numbers[f"{name}_{key}"] = numbers.pop(key)
     numbers[f"{name}_{key}_of_originals"] = real[key]
-  return numbers
+  told = {"split": "validation", "reference_images": len(source)}
+  told |= {"features": name, "features_hash": measuring.hash}
+  return numbers | told
 
 
 def _init(
