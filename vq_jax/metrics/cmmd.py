@@ -12,7 +12,7 @@ from vq_jax.types import Batch
 
 NEEDS = ("real_embedding", "fake_embedding")
 
-_SIGMA = 10.0  # Section 5: the width of the kernel,
+_SIGMA = 10.0  # As published: the width of the kernel,
 _SCALE = 1000.0  # and a factor for readability.
 _ROWS = 1024  # Of a block of pairs: 400 MB for 50,000 columns.
 

@@ -92,5 +92,5 @@ def _unbiased(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """(x y / d + 1)^3 of all pairs, arXiv:1801.01401 section 4: [m m]."""
+  """(x y / d + 1)^3 of all pairs: [m d] twice -> [m m]."""
   return (x @ y.T / x.shape[1] + 1.0) ** 3
