@@ -20,8 +20,8 @@ from jax.sharding import PartitionSpec as P
 from vq_jax.types import Array
 
 _ROWS = 512  # Of a block, on each device: 100 MB for 50,000 columns.
-SPARE = 8  # Candidates for the k-th neighbour beyond k.
-_CHUNK = 1 << 22  # Numbers in a float64 difference of pairs.
+SPARE = 5  # Candidates for the k-th neighbour beyond k.
+_CHUNK = 1 << 17  # Numbers in a float64 difference of pairs: 1 MB.
 
 
 class Cloud(NamedTuple):
@@ -123,16 +123,16 @@ def inside(
     found = _compare(
       (x.moved, x.norms, x_radii), rows, (y.moved, y.norms, y_radii)
     )
-    # The last block repeats rows to be of the size of the others.
-    rows, first = np.unique(rows, return_index=True)
-    own, own_doubt, other, other_doubt = (np.asarray(a)[first] for a in found)
-    i, j = np.nonzero(own_doubt)
-    own[i, j] = exact(x.exact, rows[i], y.exact, j) < x_radii[rows[i]]
-    # A row that is known to lie in some ball needs no other.
-    i, j = np.nonzero(other_doubt & ~other.any(axis=1, keepdims=True))
-    other[i, j] = exact(x.exact, rows[i], y.exact, j) < y_radii[j]
-    balls += own.sum(axis=0)
-    holds[rows], lies[rows] = own.any(axis=1), other.any(axis=1)
+    hits, own, other, doubtful = map(np.asarray, found)
+    balls += hits
+    holds[rows], lies[rows] = own, other
+    i, j = np.divmod(np.flatnonzero(doubtful), len(y.exact))
+    i = rows[i]
+    squares = exact(x.exact, i, y.exact, j)
+    hit = squares < x_radii[i]
+    balls += np.bincount(j[hit], minlength=len(balls))
+    holds[i[hit]] = True
+    lies[i[squares < y_radii[j]]] = True
   return Inside(balls, holds, lies)
 
 
@@ -189,20 +189,22 @@ def _nearest(
 
 @jax.jit
 def _compare(x: tuple, rows: Array, y: tuple) -> tuple[Array, ...]:
-  """x, y: (moved, norms, radii) -> four of bool [r m].
+  """What is certain of x[rows] and y, both (moved, norms, radii).
 
-  Whether y is certainly in the ball of x; whether that is in doubt; the same of
-  x in the ball of y.
+  Returns:
+    How many balls of x hold each y [m], whether a ball of x holds some y [r],
+    whether x lies in some ball of y [r]; and the pairs that were left out of
+    all three, since one of their comparisons is in doubt: bool [r m].
   """
   low, high = _bounds(*x[:2], rows, *y[:2])
   own, other = x[2].astype(jnp.float32)[rows][:, None], y[2].astype(jnp.float32)
   # A radius of 0 holds nothing, whatever the bounds say.
-  return (
-    high < own,
-    (low < own) & (high >= own) & (own > 0),
-    high < other,
-    (low < other) & (high >= other) & (other > 0),
-  )
+  doubt = (low < own) & (high >= own) & (own > 0)
+  doubt |= (low < other) & (high >= other) & (other > 0)
+  held, lying = (high < own) & ~doubt, (high < other) & ~doubt
+  fresh = (rows != jnp.roll(rows, 1)).at[0].set(True)[:, None]
+  hits = jnp.sum(held & fresh, axis=0)
+  return hits, held.any(axis=1), lying.any(axis=1), doubt & fresh
 
 
 def _kth(x: np.ndarray, i: int, k: int) -> float:
