@@ -108,10 +108,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.evaluate = dict(
     batch=64,
     limit=2048,
-    features="emoji",
-    weights="",  # File of the features' network, if it is none of ours.
+    features="emoji",  # Networks a,b of vq_jax/features.
+    weights="weights",  # A directory of each that is not shipped.
+    metrics=(),  # Of one network; empty is what it is known for.
     protocol="",  # Of a paper, which then says what is compared with what.
-    reference="",  # File of what is compared with; empty is one in the run.
+    reference="",  # Folder of what is compared with; empty is the run's.
     seed=0,
     # Bits per dimension: tokens of a tokenizer with a likelihood head, where
     # the run's own has none.

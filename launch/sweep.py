@@ -41,13 +41,7 @@ sys.path.insert(0, str(ROOT))
 from vq_jax.revision import revision  # noqa: E402
 
 Overrides = dict[str, Any]
-RUN_PARTS = (
-  "config.json",
-  "checkpoints",
-  "tokenizer",
-  "text",
-  "reference.safetensors",
-)
+RUN_PARTS = ("config.json", "checkpoints", "tokenizer", "text", "reference")
 
 
 def load_points(config: str) -> list[Overrides]:

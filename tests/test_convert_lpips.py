@@ -101,7 +101,7 @@ def files(tmp_path, monkeypatch):
 def test_official_distances(files, tmp_path):
   target = str(tmp_path / "lpips")
   imported.convert("lpips", files[0], target, [f"heads={files[1]}"])
-  network = features.make({"name": "lpips", "weights": target})
+  network = features.make("lpips", str(tmp_path))
   x, y = np.random.default_rng(1).integers(0, 256, (2, 2, 33, 18, 3), np.uint8)
   wanted = list(map(distance_by_hand, x, y))
   np.testing.assert_allclose(network.distances(x, y), wanted, rtol=1e-4)
@@ -109,9 +109,7 @@ def test_official_distances(files, tmp_path):
   np.testing.assert_allclose((gap**2).sum(1), wanted, rtol=1e-4)
   heads = network.source["options"]["heads"]
   assert heads["file"] == "heads.pth" and len(heads["sha256"]) == 64
-  file = features.make(
-    {"name": "lpips", "weights": f"{target}/params.safetensors"}
-  )
+  file = lpips.extractor(f"{target}/params.safetensors")
   assert (file.hash, file.source) == (network.hash, network.source)
 
 

@@ -72,26 +72,23 @@ def test_the_hash_is_of_the_numbers():
 
 
 @pytest.mark.parametrize("name", ["inception", "clip", "lpips"])
-@pytest.mark.parametrize("named", [True, False])
-def test_missing_weights_name_the_file_and_the_command(name, named, tmp_path):
-  target = str(tmp_path / "there") if named else ""
+def test_missing_weights_name_the_file_and_the_command(name, tmp_path):
   with pytest.raises(FileNotFoundError) as error:
-    features.make({"name": name, "weights": target})
+    features.make(name, str(tmp_path))
   told = str(error.value)
   assert "\n" not in told and re.search(r"get \S+\.(pth|safetensors) of", told)
   command = re.search(r"`python -m vq_jax.main (.*)`", told)[1].split()
   family = re.search(r"--family=(\w+)", told)[1]
   assert family in plugins.available("convert")
   assert command[0] == "--mode=convert"
-  assert command[-1] == f"--dst={target or 'DIRECTORY'}"
+  assert command[-1] == f"--dst={tmp_path / name}"
 
 
 def test_another_network_is_refused(tmp_path):
-  weights.save_part(tmp_path, {"name": "vqgan"}, {"a": np.ones(1)})
+  target = tmp_path / "inception"
+  weights.save_part(target, {"name": "vqgan"}, {"a": np.ones(1)})
   with pytest.raises(ValueError, match=r"'vqgan', not inception: .*--family"):
-    features.make({"name": "inception", "weights": str(tmp_path)})
-  with pytest.raises(ValueError, match=r"features has no key 'weights'"):
-    features.make({"name": "emoji", "weights": str(tmp_path)})
+    features.make("inception", str(tmp_path))
   with pytest.raises(ValueError, match="Did you mean 'inception'"):
     features.make("inceptoin")
 

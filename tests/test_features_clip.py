@@ -1,6 +1,7 @@
 """CLIP's towers against the model as OpenAI writes it down, in float64."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -149,13 +150,6 @@ def text_by_hand(state, ids):
 
 
 @pytest.fixture
-def merges(tmp_path):
-  path = tmp_path / "merges.txt"
-  path.write_text("#version: 0.2\nc a\nca t</w>\n")
-  return str(path)
-
-
-@pytest.fixture
 def converted(tmp_path):
   """A directory as --mode=convert writes it."""
   safetensors.numpy.save_file(released(), tmp_path / "model.safetensors")
@@ -169,9 +163,12 @@ def unit(x):
   return x / np.linalg.norm(x)
 
 
-def test_official_embeddings(converted, merges):
-  section = {"name": "clip", "weights": converted, "merges": merges}
-  network = features.make(section)
+def test_official_embeddings(converted, tmp_path):
+  pictures = features.make("clip", str(tmp_path))
+  merges = tmp_path / "clip" / "merges.txt"
+  merges.write_text("#version: 0.2\nc a\nca t</w>\n")
+  network = features.make("clip", str(tmp_path))
+  assert pictures.texts is None and pictures.hash == network.hash
   images = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), np.uint8)
   found = network.images(images)
   for i, image in enumerate(images):
@@ -179,13 +176,11 @@ def test_official_embeddings(converted, merges):
     np.testing.assert_allclose(found["pool"][i], wanted, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found["embedding"][i], unit(wanted), atol=1e-5)
   texts = network.texts(CAPTIONS)
-  _, encoder = clip.towers({"text": TEXT, "image": IMAGE}, merges)
+  _, encoder = clip.towers({"text": TEXT, "image": IMAGE}, str(merges))
   for text, ids in zip(texts, encoder.words(CAPTIONS), strict=True):
     wanted = unit(text_by_hand(released(), ids))
     np.testing.assert_allclose(text, wanted, atol=1e-5)
   assert network.source["file"] == "model.safetensors"
-  pictures = features.make({"name": "clip", "weights": converted})
-  assert pictures.texts is None and pictures.hash == network.hash
 
 
 def test_both_layouts_give_the_same_towers(tmp_path):
@@ -249,8 +244,9 @@ def test_published_parameter_count():
 
 
 def test_what_is_no_pair_of_towers_is_refused(tmp_path, converted):
-  with pytest.raises(FileNotFoundError, match=r"get merges\.txt"):
-    clip.extractor(converted, str(tmp_path / "none"))
+  pathlib.Path(converted, "merges.txt").write_text("#version: 0.2\n")
+  with pytest.raises(ValueError, match=r"holds 0 merges"):
+    clip.extractor(converted)
   text_alone = {k: v for k, v in released().items() if "visual" not in k}
   safetensors.numpy.save_file(text_alone, tmp_path / "text")
   with pytest.raises(ValueError, match="lacks the tensor 'vision_model"):

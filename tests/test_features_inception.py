@@ -1,6 +1,7 @@
 """FID's Inception against the network as torch-fidelity writes it down."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -162,7 +163,7 @@ def converted(tmp_path, monkeypatch):
 
 def test_official_features(converted):
   _, image, pooled, logits = official()
-  network = features.make({"name": "inception", "weights": converted})
+  network = features.make("inception", str(pathlib.Path(converted).parent))
   found = network.images(image[None])
   assert found.keys() == {"pool", "logits_unbiased"}
   for name, wanted in (("pool", pooled), ("logits_unbiased", logits)):

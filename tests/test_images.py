@@ -119,7 +119,7 @@ def test_a_row_has_the_numbers_and_what_they_depend_on(measured):
     assert row[f"emoji_{key}"] == pytest.approx(value, rel=1e-4), key
   assert row["emoji_nearest_distance"] > 0
   assert row["images"] == str(path / "samples.npz") and row["samples"] == COUNT
-  stored = reference.load(path / "out" / reference.FILE)
+  stored = reference.load(path / "out" / "reference" / "emoji.safetensors")
   assert row["reference"] == stored.id
   assert row["reference_images"] == row["reference_examples"] == COUNT
   assert row["features"] == "emoji" and len(row["features_hash"]) == 64
@@ -131,8 +131,9 @@ def test_a_row_has_the_numbers_and_what_they_depend_on(measured):
 def measure(fake, workdir, batch=8, **section):
   config = {**CONFIG, "evaluate": {**CONFIG["evaluate"], **section}}
   arrays = (fake[i : i + batch] for i in range(0, len(fake), batch))
-  drawn = images.batches(arrays, batch, "it")
-  return compare.measure(config, workdir, drawn, len(fake), "it")
+  networks = compare.load(config["evaluate"])
+  drawn, count = images.batches(arrays, batch, "it"), len(fake)
+  return compare.measure(config, workdir, networks, drawn, count, "it")
 
 
 def test_a_reference_that_was_passed_around_gives_the_same_row(
@@ -140,9 +141,9 @@ def test_a_reference_that_was_passed_around_gives_the_same_row(
 ):
   """In other batches, and with no reference of its own."""
   path, fake, row = measured
-  given = str(path / "out" / reference.FILE)
+  given = str(path / "out" / reference.FOLDER)
   found = measure(fake, tmp_path, batch=32, reference=given)
-  assert not (tmp_path / reference.FILE).exists()
+  assert not (tmp_path / reference.FOLDER).exists()
   for key, value in found.items():
     expected = row[key]
     if isinstance(value, float):
@@ -155,7 +156,7 @@ def test_examples_that_were_not_kept_count_in_the_moments_alone(
 ):
   """frechet reads all images of the dataset, prdc the first ones."""
   _, fake, row = measured
-  protocol = protocols.Protocol("emoji", kept=7)
+  protocol = protocols.Protocol({"emoji": protocols.COMMON}, kept=7)
   monkeypatch.setattr(protocols, "of", lambda config: protocol)
   found = measure(fake, tmp_path)
   assert found["emoji_fd"] == pytest.approx(row["emoji_fd"], rel=1e-6)
@@ -163,18 +164,9 @@ def test_examples_that_were_not_kept_count_in_the_moments_alone(
   assert round(7 * found["emoji_recall"], 6).is_integer()
 
 
-def test_a_covariance_that_cannot_be_full_is_warned_of(
-  measured, tmp_path, capsys
-):
-  given = str(measured[0] / "out" / reference.FILE)
-  measure(measured[1][:8], tmp_path, reference=given)
-  told = capsys.readouterr().err
-  assert "8 samples and 20 reference images for a covariance of 128" in told
-
-
 def test_images_of_another_size_or_too_few_are_refused(measured, tmp_path):
   _, fake, _ = measured
-  given = str(measured[0] / "out" / reference.FILE)
+  given = str(measured[0] / "out" / reference.FOLDER)
   large = fake.repeat(2, 1).repeat(2, 2)
   with pytest.raises(ValueError, match=r"32 x 32 x 3, the ref.* 16 x 16 x 3"):
     measure(large, tmp_path, reference=given)

@@ -93,7 +93,7 @@ def test_frechet_of_any_gaussians():
 def test_frechet_with_fewer_examples_than_features():
   """Singular covariances: a real number, zero for equal sets, and a warning."""
   x = np.random.default_rng(4).normal(size=(10, 30))
-  with pytest.warns(UserWarning, match="10 real examples of 30 features"):
+  with pytest.warns(UserWarning, match="10 real .* 30 features, too few"):
     assert abs(score(frechet, x, x)["fd"]) < 1e-10
     assert math.isclose(score(frechet, x, x + 2)["fd"], 120, rel_tol=1e-10)
 

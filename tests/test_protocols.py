@@ -29,7 +29,9 @@ def test_a_protocol_decides_samples_features_and_filter(name, capsys):
   protocol, given = protocols.PROTOCOLS[name], config(name)
   found = protocols.applied(given)
   assert found["sample"]["count"] == protocol.samples >= 30_000
-  assert found["evaluate"]["features"] == protocol.features == "inception"
+  assert protocols.of(found) == protocol
+  networks = protocols.networks(found["evaluate"])
+  assert networks == list(protocol.metrics) and networks[0] == "inception"
   assert given["sample"]["count"] == 128  # It was copied.
   assert f"protocol {name}" in capsys.readouterr().out
   data = protocols.dataset(found)
@@ -57,8 +59,35 @@ def test_protocols_fit_the_data_sets_of_the_papers(set_, name):
 def test_without_a_protocol_the_config_decides():
   given = config()
   assert protocols.applied(given) is given
-  assert protocols.of(given) == protocols.Protocol("emoji")
+  common = ("frechet", "prdc")
+  assert protocols.of(given) == protocols.Protocol({"emoji": common})
   assert protocols.dataset(given) == given["data"]
+  given["evaluate"]["features"] = "inception,clip"
+  found = protocols.of(given).metrics
+  assert found["inception"] == ("frechet", "kid", "inception_score", "prdc")
+  assert found["clip"] == ("clip_score", "cmmd")
+  given["evaluate"]["metrics"] = ["giqa_gmm"]
+  with pytest.raises(ValueError, match=r"metrics are of one .* names 2"):
+    protocols.of(given)
+  given["evaluate"]["features"] = "inception"
+  assert protocols.of(given).metrics == {"inception": ("giqa_gmm",)}
+
+
+def test_a_paper_s_protocol_measures_what_its_tables_hold():
+  """Counts of table 1 and 2; table 1 and figure 2; ImageNet's; table 3."""
+  found = {
+    name: dict(protocol.metrics)
+    for name, protocol in protocols.PROTOCOLS.items()
+  }
+  assert found == {
+    "ut_ffhq": {"inception": ("frechet", "prdc")},
+    "vqd_imagenet": {"inception": ("frechet",)},
+    "vqd_coco": {
+      "inception": ("frechet", "giqa_gmm"),
+      "clip": ("clip_score",),
+    },
+    "lcmd_imagenet": {"inception": ("frechet", "inception_score", "prdc")},
+  }
 
 
 def test_what_is_not_that_protocol_may_not_be_called_so():

@@ -3,23 +3,23 @@
 import numpy as np
 import pytest
 
-from vq_jax import features, plugins, weights
+from vq_jax import plugins, weights
 from vq_jax.features import Features
-from vq_jax.train import extractor, reference
+from vq_jax.train import compare, reference
 from vq_jax.train.protocols import Protocol
 
 DATA = {"name": "synthetic", "size": 8, "count": 11}
-PROTOCOL = Protocol("pixels", kept=4)
+PROTOCOL = Protocol({"pixels": ("frechet",)}, kept=4)
 
 
 def pixels(scale=1.0):
-  """Features without a network: some pixels, times a weight."""
-  return Features(
-    "pixels",
-    f"{scale}",
-    {},
-    lambda x: {"pool": np.float32(scale) * x[:, 2, ::2, 0] / np.float32(255)},
-  )
+  """A network that is none: some pixels, times a weight, and some others."""
+
+  def images(x):
+    x = np.float32(scale) * x[..., 0] / np.float32(255)
+    return {"pool": x[:, 2, ::2], "embedding": x[:, 3, :3]}
+
+  return Features("pixels", f"{scale}", {}, images)
 
 
 def record(data=DATA, protocol=PROTOCOL, measuring=None, split="train"):
@@ -40,23 +40,25 @@ def test_it_holds_the_moments_of_all_and_the_features_of_the_first(
 ):
   """However it is batched; and the file gives back every bit."""
   source, _ = record()
-  raw = np.stack([source[i]["image"] for i in range(11)])[:, 2, ::2, 0]
-  raw = raw.astype(np.float32) / 255
+  raw = np.stack([source[i]["image"] for i in range(11)])[..., 0]
+  raw, others = raw[:, 2, ::2] / np.float32(255), raw[:, 3, :3]
   path = tmp_path / "r.safetensors"
   made = get(path, batch=batch)
-  np.testing.assert_allclose(made.moments.mean, raw.mean(0), rtol=1e-6)
-  found = made.moments.covariance()
-  np.testing.assert_allclose(found, np.cov(raw.T), rtol=1e-5, atol=1e-9)
-  np.testing.assert_array_equal(made.features, raw[:4])
+  found = made.statistics
+  np.testing.assert_allclose(found["mean"], raw.mean(0), rtol=1e-6)
+  wanted = np.cov(raw.T)
+  np.testing.assert_allclose(found["covariance"], wanted, rtol=1e-5, atol=1e-9)
   again = reference.load(path)
   assert again.record == made.record and again.id == made.id
-  assert again.moments.count == 11 and isinstance(again.moments.count, int)
-  for key in ("mean", "scatter"):
-    one, two = getattr(made.moments, key), getattr(again.moments, key)
-    np.testing.assert_array_equal(one, two)
-  parts = [b["real_features"] for b in again.batches(3)]
-  assert [len(part) for part in parts] == [3, 1]
-  np.testing.assert_array_equal(np.concatenate(parts), raw[:4])
+  assert again.statistics["count"] == 11 and again.kept == 4
+  for key in ("mean", "covariance"):
+    np.testing.assert_array_equal(found[key], again.statistics[key])
+  parts = list(again.batches(3))
+  assert [len(part["real_features"]) for part in parts] == [3, 1]
+  joined = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+  np.testing.assert_array_equal(joined["real_features"], raw[:4])
+  wanted = others[:4] / np.float32(255)
+  np.testing.assert_array_equal(joined["real_embedding"], wanted)
 
 
 def test_it_is_computed_once(tmp_path, monkeypatch):
@@ -121,7 +123,7 @@ def test_a_file_with_another_number_in_it_is_refused(tmp_path):
   path = tmp_path / "r.safetensors"
   get(path)
   tree, told = weights.load(path)
-  tree["features"][0, 0] += 1
+  tree["examples"]["real_features"][0, 0] += 1
   weights.save(path, tree, told)
   with pytest.raises(ValueError, match="not those that were written"):
     get(path)
@@ -134,19 +136,20 @@ def test_without_data_and_without_a_file_there_is_none(tmp_path):
   data = {"name": "folder", "path": str(tmp_path / "no"), "size": 8}
   path = tmp_path / "r.safetensors"
   with pytest.raises(FileNotFoundError, match="no folder of pictures"):
-    reference.find(data, "train", path)
+    reference.find(data, "train", [path])
   get(path)
-  assert reference.find(data, "train", path) is None
+  assert reference.find(data, "train", [path]) is None
+  with pytest.raises(FileNotFoundError, match="no folder of pictures"):
+    reference.find(data, "train", [path, tmp_path / "of another network"])
 
 
-def test_features_that_cannot_be_had_are_one_sentence(monkeypatch):
+def test_networks_that_cannot_be_had_are_one_sentence(tmp_path):
+  section = {"features": "", "weights": str(tmp_path)}
+  assert compare.load(section) == []
   with pytest.raises(ValueError, match=r"features is empty; .*emoji"):
-    extractor.load({"features": ""})
+    compare.check_networks([])
   with pytest.raises(FileNotFoundError, match="--family=inception"):
-    extractor.load({"features": "inception"})
+    compare.load({**section, "features": "emoji,inception"})
   network = pixels()._replace(distances=lambda x, y: None)
-  asked = []
-  monkeypatch.setattr(features, "make", lambda s: asked.append(s) or network)
   with pytest.raises(ValueError, match="compare pairs of images, not sets"):
-    extractor.load({"features": "net", "weights": "a", "merges": ""})
-  assert asked == [{"name": "net", "weights": "a"}]
+    compare.check_networks([network])

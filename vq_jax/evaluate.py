@@ -1,7 +1,7 @@
 """Streams images, tokens and samples through metrics."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from vq_jax.types import Batch, Key, Params
 
 Source = Sequence[Mapping[str, Any]]
 States = dict[str, Any]  # Of metrics, by name.
-# What a network of vq_jax/features gives -> what metrics call it.
+# What a network of vq_jax/features gives -> what metrics call it, of a kind.
 OUTPUTS = {
   "pool": "features",
   "logits_unbiased": "logits",
@@ -143,32 +143,71 @@ def originals(
     yield {"real": real, **rows}
 
 
-def featured(
-  batches: Iterable[dict], network: Features, kinds: Sequence[str]
-) -> Iterator[dict]:
-  """Adds what a network sees in images, which it is given as bytes.
+def featured(batch: Batch, network: Features, kinds: Sequence[str]) -> dict:
+  """A batch with what a network sees in its images, as metrics read it.
 
   Args:
-    batches: with images [b h w c] in [0, 1] under the names in `kinds`.
+    batch: with images [b h w c] in [0, 1] under the names in `kinds`; the
+      network is given them as bytes, as a file would have them.
     network: from `features.make`.
     kinds: "real", "fake" or both.
 
-  Yields:
-    The batches with `<kind>_features` and, if the network has them,
-    `<kind>_logits`, `<kind>_embedding`, `image_embedding` (of the last kind),
-    and `text_embedding` of captions.
+  Returns:
+    The batch with `lpips` [b] of the pairs, if the network has distances; else
+    with `<kind>_features`, and where the network has them, `<kind>_logits`,
+    `<kind>_embedding`, `image_embedding` (that of the last kind), and
+    `text_embedding` of captions.
   """
-  for batch in batches:
-    batch = dict(batch)
-    for kind in kinds:
-      found = network.images(pipeline.to_uint8(batch[kind]))
-      for name, value in found.items():
-        batch[f"{kind}_{OUTPUTS[name]}"] = np.asarray(value)
-      if "embedding" in found:
-        batch["image_embedding"] = batch[f"{kind}_embedding"]
-    if network.texts and "caption" in batch:
-      batch["text_embedding"] = np.asarray(network.texts(batch["caption"]))
-    yield batch
+  images = {kind: pipeline.to_uint8(batch[kind]) for kind in kinds}
+  if network.distances:
+    return {**batch, "lpips": np.asarray(network.distances(*images.values()))}
+  seen = dict(batch)
+  for kind in kinds:
+    for name, value in network.images(images[kind]).items():
+      seen[f"{kind}_{OUTPUTS[name]}"] = np.asarray(value)
+    if f"{kind}_embedding" in seen:
+      seen["image_embedding"] = seen[f"{kind}_embedding"]
+  if network.texts and "caption" in batch:
+    seen["text_embedding"] = np.asarray(network.texts(batch["caption"]))
+  return seen
+
+
+class Look(NamedTuple):
+  """A network, and metrics of what it sees."""
+
+  network: Features
+  states: States
+
+
+def look(
+  looks: Iterable[Look], batches: Iterable[Batch], kinds: Sequence[str]
+) -> list[Look]:
+  """The looks after these batches too: each network sees every batch, once.
+
+  See `featured`. A network without metrics is left out.
+  """
+  looks = [found for found in looks if found.states]
+  for batch in batches if looks else ():
+    looks = [
+      Look(network, feed(states, [featured(batch, network, kinds)]))
+      for network, states in looks
+    ]
+  return looks
+
+
+def seen(looks: Iterable[Look], split: str = "") -> dict[str, float]:
+  """The numbers of all looks: <network>_<split>_<number>.
+
+  A number that bears the name of its network, as `clip_score`, has it once.
+  """
+  numbers = {}
+  for network, states in looks:
+    for key, value in finish(states).items():
+      words = [network.name, split, key]
+      if f"{key}_".startswith(f"{network.name}_"):
+        words = [split, key]
+      numbers["_".join(filter(None, words))] = value
+  return numbers
 
 
 def bits(

@@ -17,6 +17,7 @@ import logging as std_logging
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -157,6 +158,11 @@ def resolve_config(workdir: pathlib.Path) -> dict[str, Any]:
   return weights.read_json(config.to_json())
 
 
+def warning(message: Warning | str, *_: object, **__: object) -> str:
+  """One line, without the place in the code."""
+  return f"warning: {message}\n"
+
+
 def refuse(message: str) -> None:
   """One sentence on stderr, and exit code 1."""
   print(f"error: {message}", file=sys.stderr)
@@ -187,6 +193,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def entry() -> None:
   """Console entry point."""
+  warnings.formatwarning = warning
   # Every run profits from what an earlier one compiled.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   app.run(main, flags_parser=parse_flags)

@@ -1,29 +1,31 @@
 """Frozen networks that only measure: one file per network.
 
-Each file has one function `extractor`, which takes the arguments of a config
-section and gives a `Features`. That is all an evaluation needs to know:
+Each file has one function `extractor(weights) -> Features`, and that is all an
+evaluation needs to know:
 
   network = features.make("emoji")  # config.evaluate.features
-  network = features.make({"name": "inception", "weights": "DIRECTORY"})
+  network = features.make("inception", "weights")  # config.evaluate.weights
   found = network.images(pictures)  # uint8 [b h w 3] -> {key: [b d]}
 
-| name | its arguments | `images` gives | also |
-|---|---|---|---|
-| emoji | none, it is shipped | pool [b 128], embedding [b 96] | texts |
-| inception | weights | pool [b 2048], logits_unbiased [b 1008] | |
-| clip | weights, merges | pool and embedding [b d] | texts, with merges |
-| lpips | weights | pool [b d], d some 120 numbers a pixel | distances |
+| name | `images` gives | also |
+|---|---|---|
+| emoji | pool [b 128], embedding [b 96] | texts; it is shipped |
+| inception | pool [b 2048], logits_unbiased [b 1008] | |
+| clip | pool and embedding [b d] | texts, with a merges.txt |
+| lpips | pool [b d], d some 120 numbers a pixel | distances |
 
 - `pool` is for distances between sets: FID, KID, precision and recall.
 - `embedding` has unit length; its product with a row of `texts` is a cosine.
 - `logits_unbiased` is for the Inception Score.
 
-`weights` is the directory that `--mode=convert --family=NAME` wrote. Nothing is
-downloaded: where it is missing, a FileNotFoundError names the official file and
-the command. What depends on a network, stored statistics and result rows, notes
-its `name` and `hash`; `source` says which official file it was converted from.
+Of each network there is a directory in `weights`, weights/inception and so on,
+which --mode=convert wrote. Nothing is downloaded: where it is missing, a
+FileNotFoundError names the official file and the command. What depends on a
+network, stored statistics and result rows, notes its `name` and `hash`, and
+`source` says which official file it was converted from.
 """
 
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -58,17 +60,17 @@ class Features(NamedTuple):
   distances: Callable[[Array, Array], Array] | None = None
 
 
-def make(section: str | Mapping[str, Any]) -> Features:
-  """The network of a config section, or of a name alone.
+def make(name: str, weights: str = "weights") -> Features:
+  """One network.
 
   Args:
-    section: `name`, and the arguments of that file's `extractor`.
+    name: a file of vq_jax/features.
+    weights: the directory that holds a directory of that name; for what is
+      shipped, anything.
 
   Raises:
     FileNotFoundError: its weights are missing; says how to get them.
-    ValueError: unknown name or argument, or weights that do not fit.
+    ValueError: an unknown name, or weights that do not fit.
   """
-  if isinstance(section, str):
-    section = {"name": section}
-  where = "config.evaluate.features"
-  return plugins.build("features", "extractor", section, where)
+  module = plugins.resolve("features", name)
+  return module.extractor(str(pathlib.Path(weights, name)))

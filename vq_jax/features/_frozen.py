@@ -27,9 +27,9 @@ def missing(where: str, family: str, source: str, src: str) -> str:
     src: the file and the options of the command.
   """
   return (
-    f"There are no {family} weights at {where!r}: get {source}, convert it once"
-    f" with `python -m vq_jax.main --mode=convert --family={family} --src={src}"
-    f" --dst={where or 'DIRECTORY'}`, and name that directory."
+    f"There are no {family} weights at {where!r}: get {source}, and convert it"
+    f" once with `python -m vq_jax.main --mode=convert --family={family}"
+    f" --src={src} --dst={where or 'DIRECTORY'}`."
   )
 
 

@@ -6,6 +6,7 @@ feature at the end of the caption is projected to where pictures are. CLIP score
 sets of the pictures' embeddings. ViT towers only, with CLIP's own GELU.
 """
 
+import pathlib
 from typing import Any
 
 import einops
@@ -125,15 +126,14 @@ def text_embedding(encoder: Any, params: Params, words: Array) -> Array:
   return x @ params["text_projection"]["kernel"]
 
 
-def extractor(weights: str = "", merges: str = "") -> Features:
+def extractor(weights: str) -> Features:
   """The network for CLIP score and CMMD.
 
   `images` gives "embedding", of unit length, and "pool", the same before.
 
   Args:
-    weights: the directory that `--mode=convert --family=clip_towers` wrote.
-    merges: the list of byte pair merges, see text/clip.py; without it only
-      images can be measured.
+    weights: the directory that `--mode=convert --family=clip_towers` wrote. It
+      reads captions if there is also CLIP's merges.txt in it.
 
   Raises:
     FileNotFoundError: a file is missing; says which to get and what to run.
@@ -145,7 +145,8 @@ def extractor(weights: str = "", merges: str = "") -> Features:
     told = _frozen.missing(weights, FAMILY, SOURCE, "model.safetensors")
     raise FileNotFoundError(told) from error
   params = _frozen.fitted(found, abstract(config), weights)
-  tower, encoder = towers(config, merges)
+  merges = pathlib.Path(weights, "merges.txt")
+  tower, encoder = towers(config, str(merges))
 
   def of_images(params: Params, images: Array) -> dict[str, Array]:
     pool = image_embedding(tower, params, images)
@@ -153,7 +154,7 @@ def extractor(weights: str = "", merges: str = "") -> Features:
 
   images = _frozen.of_images(of_images, params)
   network = Features(NAME, _frozen.digest(params), source, images)
-  if not merges:
+  if not merges.is_file():
     return network
   encoder.words([""])  # A wrong list is refused now, not after the images.
   embed = _frozen.whole(

@@ -136,12 +136,16 @@ def tokenize(captions: Sequence[str]) -> np.ndarray:
   return ids
 
 
-def extractor() -> Features:
-  """The shipped network; its captions have at most 80 bytes.
+def extractor(weights: str = "") -> Features:
+  """The network; its captions have at most 80 bytes.
+
+  Args:
+    weights: not looked at, for they are shipped.
 
   Raises:
     ValueError: the file is missing, damaged, or of another layout.
   """
+  del weights
   params = load()
 
   def run(params: Params, images: Array) -> dict[str, Array]:

@@ -242,7 +242,7 @@ def abstract() -> Params:
   return jax.eval_shape(Inception().init, jax.random.key(0), images)["params"]
 
 
-def extractor(weights: str = "") -> Features:
+def extractor(weights: str) -> Features:
   """The network for FID, KID, IS, precision and recall.
 
   Args:

@@ -53,7 +53,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
   return layout
 
 
-def extractor(weights: str = "") -> Features:
+def extractor(weights: str) -> Features:
   """The network for LPIPS, and for nearest neighbours by it.
 
   `images` gives `embedding` as "pool". Images have 16 pixels a side or more.

@@ -139,8 +139,8 @@ def compute(state: State) -> dict[str, float]:
   for name, count in (("real", real.count), ("fake", fake.count)):
     if count <= len(s1):
       warnings.warn(
-        f"frechet has {count} {name} examples of {len(s1)} features: their "
-        f"covariance has rank {count - 1} at most.",
+        f"frechet has {count} {name} examples of {len(s1)} features, too few"
+        " for their covariance: fd compares at equal counts only.",
         stacklevel=2,
       )
   return {"fd": distance(real.mean, s1, fake.mean, s2)}

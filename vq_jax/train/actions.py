@@ -225,7 +225,16 @@ def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
 
 
 def evaluate(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
-  """Writes metrics.json of a run, and prints it."""
+  """Writes metrics.json of a run, and prints it.
+
+  Raises:
+    ValueError: a protocol is asked for, and the run draws no samples.
+  """
+  if config["stage"] != "prior" and config["evaluate"].get("protocol"):
+    raise ValueError(
+      "Protocols are of samples; this run is of config.stage ="
+      f" {config['stage']!r}: leave config.evaluate.protocol empty."
+    )
   config = protocols.applied(config)
   step, params = load(config, workdir, mesh)
   if config["stage"] == "prior":

@@ -39,7 +39,8 @@ def evaluate(config: Config, workdir: pathlib.Path, path: pathlib.Path) -> None:
   size = config["evaluate"]["batch"]
   count, arrays = read(path, size)
   drawn = batches(arrays, size, str(path))
-  numbers = compare.measure(config, workdir, drawn, count, str(path))
+  networks = compare.load(config["evaluate"])
+  numbers = compare.measure(config, workdir, networks, drawn, count, str(path))
   told = {"images": str(path), "samples": count}
   row.write(workdir, {**numbers, **told})
 

@@ -1,13 +1,13 @@
 """What has to agree before two numbers may be compared, by name.
 
 config.evaluate.protocol is a name of PROTOCOLS. It then says how many samples
-are drawn, what they are compared with, and by which features; the dataset is
-that of config.data. Empty, all of that is as the config says, and the numbers
-compare with those of the same config alone.
+are drawn, what they are compared with, and by which metrics of which networks;
+the dataset is that of config.data. Empty, all of that is as the config says,
+and the numbers compare with those of the same config alone.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vq_jax import plugins
@@ -20,7 +20,7 @@ class Protocol(NamedTuple):
   """How samples are compared.
 
   Attributes:
-    features: a file of vq_jax/features.
+    metrics: {file of vq_jax/features: files of vq_jax/metrics}.
     samples: how many there are; 0 is any number.
     split: of the data, what samples are compared with.
     limit: the first so many images of the split; 0 is all.
@@ -33,7 +33,7 @@ class Protocol(NamedTuple):
       each; empty is what the data say.
   """
 
-  features: str
+  metrics: Mapping[str, Sequence[str]]
   samples: int = 0
   split: str = "train"
   limit: int = 0
@@ -44,24 +44,31 @@ class Protocol(NamedTuple):
   resample: str = ""
 
 
+# What is measured without a protocol, by networks known for other metrics,
+METRICS = {
+  "inception": ("frechet", "kid", "inception_score", "prdc"),
+  "clip": ("clip_score", "cmmd"),
+}
+COMMON = ("frechet", "prdc")  # and by all others.
+
 # docs/evaluation.md says which of this the papers state and which they do not.
 PROTOCOLS = {
   "ut_ffhq": Protocol(
-    features="inception",
+    {"inception": ("frechet", "prdc")},
     samples=50_000,
     images=66_500,
     size=256,
     resample="bilinear",
   ),
   "vqd_imagenet": Protocol(
-    features="inception",
+    {"inception": ("frechet",)},
     samples=50_000,
     images=1_281_167,
     size=256,
     resample="bicubic",
   ),
   "vqd_coco": Protocol(
-    features="inception",
+    {"inception": ("frechet", "giqa_gmm"), "clip": ("clip_score",)},
     samples=30_000,
     split="validation",
     limit=30_000,
@@ -70,7 +77,7 @@ PROTOCOLS = {
     resample="bicubic",
   ),
   "lcmd_imagenet": Protocol(
-    features="inception",
+    {"inception": ("frechet", "inception_score", "prdc")},
     samples=50_000,
     images=1_281_167,
     size=256,
@@ -83,15 +90,26 @@ def of(config: Config) -> Protocol:
   """The protocol of config.evaluate.
 
   Raises:
-    ValueError: there is none of that name; lists them.
+    ValueError: there is none of that name, or metrics of several networks.
   """
   section = config["evaluate"]
   name = section.get("protocol", "")
-  if not name:
-    return Protocol(section["features"])
-  if name not in PROTOCOLS:
-    raise ValueError(plugins.unknown(name, PROTOCOLS, "There is no protocol"))
-  return PROTOCOLS[name]
+  if name:
+    if name not in PROTOCOLS:
+      raise ValueError(plugins.unknown(name, PROTOCOLS, "There is no protocol"))
+    return PROTOCOLS[name]
+  names, asked = networks(section), tuple(section.get("metrics", ()))
+  if asked and len(names) > 1:
+    raise ValueError(
+      "config.evaluate.metrics are of one network, and config.evaluate.features"
+      f" names {len(names)}."
+    )
+  return Protocol({key: asked or METRICS.get(key, COMMON) for key in names})
+
+
+def networks(section: Mapping[str, Any]) -> list[str]:
+  """The names in config.evaluate.features: one, or several as a,b."""
+  return [name for name in section["features"].split(",") if name]
 
 
 def applied(config: Config) -> Config:
@@ -101,7 +119,8 @@ def applied(config: Config) -> Config:
     return config
   protocol = of(config)
   print(f"protocol {name}: {protocol}")
-  config = _with(config, "evaluate", features=protocol.features)
+  names = ",".join(protocol.metrics)
+  config = _with(config, "evaluate", features=names)
   if "sample" in config:
     config = _with(config, "sample", count=protocol.samples)
   return config

@@ -1,12 +1,13 @@
 """How samples compare with the data: as images by features, text by words."""
 
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vq_jax import evaluate
+from vq_jax.features import Features
 from vq_jax.system import System
-from vq_jax.train import compare, extractor, protocols
+from vq_jax.train import compare, protocols
 from vq_jax.train.request import Requests, read_tokens
 from vq_jax.train.sampling import exported
 from vq_jax.types import Batch
@@ -35,14 +36,20 @@ def measure(
   blank = getattr(exported(workdir / "tokenizer"), "blank", None)
   if blank is not None:
     numbers |= _words(config, images(asks, config["sample"]["count"]), blank)
-  if not config["evaluate"]["features"]:
+  networks, count = compare.load(config["evaluate"]), config["sample"]["count"]
+  if not networks:
     print("config.evaluate.features is empty: no picture is compared.")
     return numbers
-  count = config["sample"]["count"]
   numbers |= compare.measure(
-    config, workdir, images(asks, count), count, str(workdir)
+    config,
+    workdir,
+    networks,
+    images(asks, count),
+    count,
+    str(workdir),
+    captions=bool(asks.captions),
   )
-  return numbers | _agreement(config, system, images)
+  return numbers | _agreement(config, system, images, networks)
 
 
 def _words(
@@ -64,23 +71,21 @@ def _words(
 
 
 def _agreement(
-  config: Config, system: System, images: Painter
+  config: Config, system: System, images: Painter, networks: Sequence[Features]
 ) -> dict[str, float]:
   """How samples agree with the captions of config.evaluate.agreement."""
-  section, numbers = config["evaluate"], {}
-  asks = {
-    split: Requests(config, system, split)
-    for split in (section["agreement"] if system.text else ())
-  }
-  measuring = extractor.load(section)
-  if asks and measuring.texts is None:
-    print(f"{measuring.name} reads no captions: agreement is left out.")
-    return numbers
+  readers = [network for network in networks if network.texts]
+  splits = config["evaluate"]["agreement"] if system.text else ()
+  if splits and not readers:
+    print("No network reads captions: agreement with them is left out.")
+    return {}
+  asks = {split: Requests(config, system, split) for split in splits}
+  numbers: dict[str, float] = {}
   for split, requests in asks.items():
+    looks = [
+      evaluate.Look(network, evaluate.start({"retrieval": {}}))
+      for network in readers
+    ]
     fakes = images(requests, len(requests.captions))
-    found = evaluate.fold(
-      {"retrieval": {}}, evaluate.featured(fakes, measuring, ("fake",))
-    )
-    name = f"{measuring.name}_{split}"
-    numbers |= {f"{name}_{key}": value for key, value in found.items()}
+    numbers |= evaluate.seen(evaluate.look(looks, fakes, ("fake",)), split)
   return numbers

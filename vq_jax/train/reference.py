@@ -1,9 +1,9 @@
 """What samples are compared with: features of a dataset, computed once.
 
-A reference is one safetensors file that can be passed around: the moments of
-the features of all images, the features of the first ones, and a record that
-says of which dataset, split, transform, count and network they are. With the
-file, the dataset itself is not needed; where it is there, it is looked at.
+A reference is one safetensors file of each network: statistics of the features
+of all images, the features of the first ones, and a record that says of which
+dataset, split, transform, count and network they are. The files can be passed
+around: with them the dataset is not needed; where it is, it is looked at.
 """
 
 import hashlib
@@ -22,7 +22,9 @@ from vq_jax.metrics import frechet
 from vq_jax.train.log import progress
 from vq_jax.train.protocols import Protocol
 
-FILE = "reference.safetensors"
+FOLDER = "reference"
+# What is kept of an example, of what its network gives.
+EXAMPLES = ("real_features", "real_embedding")
 # Keys of config.data that change no pixel, and those that are told apart.
 SILENT = ("path", "cache", "max_bad", "label", "caption")
 TOLD = ("size", "transform")
@@ -37,13 +39,14 @@ class Reference(NamedTuple):
 
   Attributes:
     record: of what, see `describe`.
-    moments: of the features of all images, as `metrics.frechet` has them.
-    features: of the first images, float32 [n d].
+    statistics: of the features of all images, as `metrics.frechet.init` takes
+      them.
+    examples: of the first images, {name in EXAMPLES: float32 [n d]}.
   """
 
   record: Record
-  moments: Any
-  features: np.ndarray
+  statistics: Mapping[str, Any]
+  examples: Mapping[str, np.ndarray]
 
   @property
   def id(self) -> str:
@@ -53,10 +56,15 @@ class Reference(NamedTuple):
     number = self.record["count"], hashlib.sha256(told).hexdigest()[:8]
     return "-".join(map(str, parts + number))
 
+  @property
+  def kept(self) -> int:
+    """How many examples there are."""
+    return len(self.examples[EXAMPLES[0]])
+
   def batches(self, size: int) -> Iterator[dict]:
-    """What metrics that compare examples read: `real_features` [b d]."""
-    for first in range(0, len(self.features), size):
-      yield {"real_features": self.features[first : first + size]}
+    """The examples, as metrics that compare them read them."""
+    for first in range(0, self.kept, size):
+      yield {k: x[first : first + size] for k, x in self.examples.items()}
 
 
 def describe(
@@ -96,21 +104,23 @@ def describe(
 
 
 def find(
-  data: Mapping[str, Any], split: str, path: pathlib.Path
+  data: Mapping[str, Any], split: str, paths: Sequence[pathlib.Path]
 ) -> Source | None:
-  """The images of a split; None if there is a reference and they are not."""
+  """The images of a split; None if they are not at hand, but all references."""
   try:
     return plugins.build("data", "source", data, "config.data", split)
   except (OSError, ValueError):
-    if path.is_file():
+    if all(path.is_file() for path in paths):
       return None
     raise
 
 
-def place(section: Mapping[str, Any], workdir: pathlib.Path) -> pathlib.Path:
-  """config.evaluate.reference, or a file in `workdir` if that is empty."""
-  given = section.get("reference", "")
-  return pathlib.Path(given) if given else workdir / FILE
+def place(
+  section: Mapping[str, Any], workdir: pathlib.Path, network: Features
+) -> pathlib.Path:
+  """The file in config.evaluate.reference, or in the run if that is empty."""
+  folder = section.get("reference", "") or workdir / FOLDER
+  return pathlib.Path(folder) / f"{network.name}.safetensors"
 
 
 def get(
@@ -125,7 +135,7 @@ def get(
 
   Args:
     path: of the file.
-    shared: the user named it: it is refused, not replaced, if it is of
+    shared: the user named its folder: it is refused, not replaced, if it is of
       something else.
     record: what the reference has to be of.
     source: the images; None if there is a file and they are not at hand.
@@ -143,7 +153,7 @@ def get(
     if shared or source is None:
       raise ValueError(
         f"{path} is another reference than is asked for: {'; '.join(wrong)}."
-        " Correct the config, or name another file in"
+        " Correct the config, or name another folder in"
         " config.evaluate.reference."
       )
     print(f"{path} was another reference ({'; '.join(wrong)}): made again.")
@@ -166,25 +176,24 @@ def make(
 ) -> Reference:
   """Computes the features of the images that the record tells of."""
   state, kept, left = frechet.init(), [], record["kept"]
-  originals = evaluate.originals(source, batch, record["count"])
-  batches = evaluate.featured(originals, network, ("real",))
-  total = -(-record["count"] // batch)
-  for rows in progress(batches, total, f"reference, {batch} at a time"):
-    features = rows["real_features"][rows["mask"]]
-    state = frechet.update(state, {"real_features": features})
-    kept.append(np.asarray(features[:left], np.float32))
-    left -= len(kept[-1])
-  return Reference(record, state.real, np.concatenate(kept))
+  batches = evaluate.originals(source, batch, record["count"])
+  total, what = -(-record["count"] // batch), f"reference, {batch} at a time"
+  for rows in progress(batches, total, what):
+    mask = rows["mask"]
+    rows = evaluate.featured({"real": rows["real"]}, network, ("real",))
+    found = {key: rows[key][mask] for key in EXAMPLES if key in rows}
+    state = frechet.update(state, {EXAMPLES[0]: found[EXAMPLES[0]]})
+    kept.append({key: x[:left].astype(np.float32) for key, x in found.items()})
+    left -= len(kept[-1][EXAMPLES[0]])
+  examples = {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}
+  return Reference(record, frechet.statistics(state), examples)
 
 
 def save(path: pathlib.Path, reference: Reference) -> None:
   """Writes the file whole or not at all."""
-  tree = {
-    "features": reference.features,
-    "moments": {
-      k: np.asarray(v) for k, v in reference.moments._asdict().items()
-    },
-  }
+  statistics = {k: np.asarray(v) for k, v in reference.statistics.items()}
+  tree = {"examples": reference.examples, "statistics": statistics}
+  path.parent.mkdir(parents=True, exist_ok=True)
   told = {"record": reference.record, "sha256": _content(tree)}
   weights.save(path, tree, json.dumps(told))
 
@@ -199,7 +208,7 @@ def load(path: pathlib.Path) -> Reference:
   try:
     told = json.loads(told)
     record, content = told["record"], told["sha256"]
-    features, moments = tree["features"], tree["moments"]
+    examples, statistics = tree["examples"], tree["statistics"]
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(f"{path} holds no reference statistics.") from error
   if _content(tree) != content:
@@ -207,8 +216,8 @@ def load(path: pathlib.Path) -> Reference:
       f"{path} is damaged: its numbers are not those that were written; delete"
       " it."
     )
-  values = {k: v if v.ndim else v.item() for k, v in moments.items()}
-  return Reference(record, type(frechet.init().real)(**values), features)
+  statistics = statistics | {"count": int(statistics["count"])}
+  return Reference(record, statistics, examples)
 
 
 def _content(tree: Mapping[str, Any]) -> str:

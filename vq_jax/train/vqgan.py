@@ -2,7 +2,8 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,9 +14,9 @@ from jax.sharding import Mesh
 
 from vq_jax import evaluate, pictures, pipeline, plugins
 from vq_jax.data import _loader
-from vq_jax.features import lpips
+from vq_jax.features import Features, lpips
 from vq_jax.tokenizer import _gumbel, losses, quantize
-from vq_jax.train import _adversary, codebook, extractor, optimizer
+from vq_jax.train import _adversary, codebook, compare, optimizer
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Params
 
@@ -191,30 +192,40 @@ def measure(
   source = plugins.build(
     "data", "source", config["data"], "config.data", "validation"
   )
-  measuring = extractor.load(config["evaluate"])
-  name, batch = measuring.name, config["evaluate"]["batch"]
-  captions = {"retrieval": {}} if measuring.texts else {}
-  real = evaluate.fold(
-    captions,
-    evaluate.featured(evaluate.originals(source, batch), measuring, ("real",)),
+  networks = compare.load(config["evaluate"])
+  batch = config["evaluate"]["batch"]
+  captioned = {n.name: ("retrieval",) if n.texts else () for n in networks}
+  looks = evaluate.look(
+    _looks(networks, captioned), evaluate.originals(source, batch), ("real",)
   )
-  metrics = {metric: {} for metric in (*EVALUATED, "ssim", "frechet")}
+  originals = evaluate.seen(looks)
+  metrics = {metric: {} for metric in (*EVALUATED, "ssim")}
   metrics["codebook"] = {"vocab_size": tokenizer.vocab_size}
-  numbers = evaluate.fold(
-    metrics | captions,
-    evaluate.featured(
-      evaluate.reconstructions(tokenizer, params, source, batch),
-      measuring,
-      ("real", "fake"),
-    ),
-  )
-  numbers[f"{name}_rfd"] = numbers.pop("fd")
-  for key in real:
-    numbers[f"{name}_{key}"] = numbers.pop(key)
-    numbers[f"{name}_{key}_of_originals"] = real[key]
+  states = evaluate.start(metrics)
+  paired = {
+    n.name: ("lpips",) if n.distances else ("frechet", *captioned[n.name])
+    for n in networks
+  }
+  looks = _looks(networks, paired)
+  for rows in evaluate.reconstructions(tokenizer, params, source, batch):
+    states = evaluate.feed(states, [rows])
+    looks = evaluate.look(looks, [rows], ("real", "fake"))
+  numbers = evaluate.finish(states) | evaluate.seen(looks)
+  numbers |= {f"{key}_of_originals": originals[key] for key in originals}
+  # Of reconstructions it is called rFID.
+  numbers = {re.sub("_fd$", "_rfd", key): numbers[key] for key in numbers}
   told = {"split": "validation", "reference_images": len(source)}
-  told |= {"features": name, "features_hash": measuring.hash}
-  return numbers | told
+  return numbers | told | compare.told(networks)
+
+
+def _looks(
+  networks: Sequence[Features], metrics: Mapping[str, Sequence[str]]
+) -> list[evaluate.Look]:
+  """Networks, each with fresh metrics."""
+  return [
+    evaluate.Look(n, evaluate.start({metric: {} for metric in metrics[n.name]}))
+    for n in networks
+  ]
 
 
 def _init(
