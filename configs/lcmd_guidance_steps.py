@@ -5,7 +5,8 @@
 
 writes rows, table.md and plot.png to docs/results/lcmd_guidance_steps. The
 paper draws FID and Inception Score, (a) against the weight of guidance and (b)
-against the steps; here precision stands for the Inception Score.
+against the steps. The network for emoji knows no classes, which that score
+needs: precision stands for it.
 """
 
 import ml_collections

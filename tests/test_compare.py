@@ -135,5 +135,5 @@ def test_reconstructions_are_measured_as_sets_as_pairs_and_as_pixels(
 def test_a_tokenizer_has_no_protocol(tmp_path):
   section = {"features": "inception", "protocol": "ut_ffhq"}
   config = {"stage": "vqgan", "evaluate": section}
-  with pytest.raises(ValueError, match=r"of samples; .* stage = 'vqgan'"):
+  with pytest.raises(ValueError, match=r"of samples; .*stage = 'vqgan'"):
     actions.evaluate(config, tmp_path, None)
