@@ -8,7 +8,7 @@ import pytest
 from configs import emoji32_vqgan
 from vq_jax import weights
 from vq_jax.data import _loader, _shards, synthetic, tokens
-from vq_jax.train import quality
+from vq_jax.train import compare, quality
 
 COUNT, BATCH = 24, 8
 DATA = {"name": "synthetic", "size": 16, "count": COUNT}
@@ -55,7 +55,8 @@ def memory(requests, count):
 
 def test_the_training_pictures_themselves_are_perfect_and_memorised(case):
   config, workdir, system = case
-  numbers = quality.measure(config, workdir, system, memory)
+  networks = compare.load(config["evaluate"])
+  numbers = quality.measure(config, workdir, system, memory, networks)
   assert numbers["emoji_fd"] == pytest.approx(0.0, abs=1e-3)
   for name in ("precision", "recall", "coverage"):
     assert numbers[f"emoji_{name}"] == 1.0
@@ -67,7 +68,6 @@ def test_the_training_pictures_themselves_are_perfect_and_memorised(case):
 
 def test_without_features_no_picture_is_drawn(case, capsys):
   config, workdir, system = case
-  config["evaluate"]["features"] = ""
-  numbers = quality.measure(config, workdir, system, lambda *_: 1 / 0)
+  numbers = quality.measure(config, workdir, system, lambda *_: 1 / 0, [])
   assert numbers == {}
   assert "features is empty" in capsys.readouterr().out

@@ -22,7 +22,7 @@ def convert(
   A tokenizer becomes an exported part, which `pipeline.load_tokenizer` reads;
   a prior has the sections `net` and `prior`. `config.init_from=dst` starts a
   run from either. A text tower's params.safetensors is for config.text.weights;
-  a network that measures is `weights` of config.evaluate.features.
+  a network that measures goes into a directory of config.evaluate.weights.
 
   Args:
     family: a file of vq_jax/convert, which tells the layout.

@@ -19,6 +19,7 @@ from vq_jax.system import (
   init_system,
 )
 from vq_jax.train import (
+  compare,
   embeddings,
   frozen,
   layout,
@@ -238,7 +239,9 @@ def measure(
   prior = pipeline.build_prior(config["prior"])
   params = params | frozen.load(system)
   validation = worded(config, "validation", system.text)
-  neighbours.options(config["evaluate"])  # Refuses before hours of sampling.
+  # Both refuse before hours of sampling.
+  neighbours.options(config["evaluate"])
+  networks = compare.load(config["evaluate"])
   ids = validation.source.columns["ids"]
   every = scores(config, system, prior, validation, params)
   numbers = likelihood.of_prior(config, workdir, ids, every)
@@ -246,7 +249,7 @@ def measure(
   section = config["sample"]
   layout.check_batch(section["batch"], mesh, "config.sample.batch")
   images = make_painter(config, workdir, mesh, system, prior, params)
-  numbers |= quality.measure(config, workdir, system, images)
+  numbers |= quality.measure(config, workdir, system, images, networks)
   calls = network_calls(config, system, prior, params)
   return numbers | row.drawing(config) | calls
 

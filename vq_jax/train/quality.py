@@ -17,16 +17,21 @@ Painter = Callable[[Requests, int], Iterator[Batch]]
 
 
 def measure(
-  config: Config, workdir: pathlib.Path, system: System, images: Painter
-) -> dict[str, float]:
+  config: Config,
+  workdir: pathlib.Path,
+  system: System,
+  images: Painter,
+  networks: Sequence[Features],
+) -> dict[str, Any]:
   """Numbers of config.sample.count samples; of text more, and of captions.
 
   Args:
-    config: of a prior. Without config.evaluate.features, pictures are not
-      looked at, and a line says so.
+    config: of a prior.
     workdir: its run.
     system: what the samples are asked for.
     images: from `sampling.make_painter`.
+    networks: from `compare.load`. Without any, pictures are not looked at, and
+      a line says so.
   """
   # Asked as the images are that they are compared with, in an order that
   # depends on the seed.
@@ -36,10 +41,10 @@ def measure(
   blank = getattr(exported(workdir / "tokenizer"), "blank", None)
   if blank is not None:
     numbers |= _words(config, images(asks, config["sample"]["count"]), blank)
-  networks, count = compare.load(config["evaluate"]), config["sample"]["count"]
   if not networks:
     print("config.evaluate.features is empty: no picture is compared.")
     return numbers
+  count = config["sample"]["count"]
   numbers |= compare.measure(
     config,
     workdir,

@@ -194,19 +194,12 @@ def measure(
   )
   networks = compare.load(config["evaluate"])
   batch = config["evaluate"]["batch"]
-  captioned = {n.name: ("retrieval",) if n.texts else () for n in networks}
-  looks = evaluate.look(
-    _looks(networks, captioned), evaluate.originals(source, batch), ("real",)
-  )
+  looks = _looks(networks, _captioned)
+  looks = evaluate.look(looks, evaluate.originals(source, batch), ("real",))
   originals = evaluate.seen(looks)
   metrics = {metric: {} for metric in (*EVALUATED, "ssim")}
   metrics["codebook"] = {"vocab_size": tokenizer.vocab_size}
-  states = evaluate.start(metrics)
-  paired = {
-    n.name: ("lpips",) if n.distances else ("frechet", *captioned[n.name])
-    for n in networks
-  }
-  looks = _looks(networks, paired)
+  states, looks = evaluate.start(metrics), _looks(networks, _paired)
   for rows in evaluate.reconstructions(tokenizer, params, source, batch):
     states = evaluate.feed(states, [rows])
     looks = evaluate.look(looks, [rows], ("real", "fake"))
@@ -218,13 +211,23 @@ def measure(
   return numbers | told | compare.told(networks)
 
 
+def _captioned(network: Features) -> Sequence[str]:
+  """Metrics of images and their captions."""
+  return ("retrieval",) if network.texts else ()
+
+
+def _paired(network: Features) -> Sequence[str]:
+  """Metrics of images and their reconstructions."""
+  return ("lpips",) if network.distances else ("frechet", *_captioned(network))
+
+
 def _looks(
-  networks: Sequence[Features], metrics: Mapping[str, Sequence[str]]
+  networks: Sequence[Features], metrics: Callable[[Features], Sequence[str]]
 ) -> list[evaluate.Look]:
   """Networks, each with fresh metrics."""
   return [
-    evaluate.Look(n, evaluate.start({metric: {} for metric in metrics[n.name]}))
-    for n in networks
+    evaluate.Look(one, evaluate.start({name: {} for name in metrics(one)}))
+    for one in networks
   ]
 
 
