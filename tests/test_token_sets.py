@@ -130,7 +130,9 @@ def test_a_prior_reads_any_caption_too(tmp_path):
     def words(self, captions):
       return np.array([[len(caption)] for caption in captions])
 
-  source = request.Worded(tokens.Source(tmp_path, [record]), Text())
+  source = request.Worded(
+    tokens.Source(tmp_path, [record]), Text(), known=False
+  )
   found = _loader.Shuffled(source, ("words",), 40, 0).rows(0)["words"]
   assert 8 < (found == 1).sum() < 32 and set(found.ravel()) == {1, 2}
   assert source[0]["words"] == [1]
