@@ -89,7 +89,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.evaluate = dict(
     batch=32,
     limit=256,  # Validation images, while training.
-    features="emoji",
+    features="emoji",  # Networks a,b of vq_jax/features.
+    weights="weights",  # A directory of each that is not shipped.
+    metrics=(),  # Of one network; empty is what it is known for.
+    protocol="",  # Of a paper, which then says what is compared with what.
+    reference="",  # Folder of what is compared with; empty is the run's.
     seed=0,
     # Bits per dimension: tokens of a tokenizer with a likelihood head, where
     # the run's own has none (configs/emoji32_likelihood.py).

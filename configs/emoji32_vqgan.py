@@ -73,7 +73,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.every = dict(log=50, evaluate=600, save=600)
   c.keep = dict(latest=2, best="validation/psnr_db", mode="max")
-  c.evaluate = dict(batch=64, limit=10_000, features="emoji")
+  c.evaluate = dict(
+    batch=64,
+    limit=10_000,
+    features="emoji",  # Networks a,b of vq_jax/features.
+    weights="weights",  # A directory of each that is not shipped.
+    metrics=(),  # Of one network; empty is what it is known for.
+    protocol="",  # Of a paper, which then says what is compared with what.
+    reference="",  # Folder of what is compared with; empty is the run's.
+  )
   if arg in QUANTIZERS:
     del c.tokenizer.quantizer_options
     c.tokenizer.update(quantizer=arg, **QUANTIZERS[arg])

@@ -161,7 +161,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.every = dict(log=100, evaluate=10_000, save=5_000)
   # The newest: pixels are reconstructed best before the discriminator starts.
   c.keep = dict(latest=2, best="", mode="max")
-  c.evaluate = dict(batch=16, limit=2048, features="emoji")
+  c.evaluate = dict(
+    batch=16,
+    limit=2048,
+    features="emoji",  # Networks a,b of vq_jax/features.
+    weights="weights",  # A directory of each that is not shipped.
+    metrics=(),  # Of one network; empty is what it is known for.
+    protocol="",  # Of a paper, which then says what is compared with what.
+    reference="",  # Folder of what is compared with; empty is the run's.
+  )
   for part in VARIANTS[name]:
     for section, values in part.items():
       (c if section == "run" else c[section]).update(values)

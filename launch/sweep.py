@@ -11,6 +11,9 @@ The points stand beside the config they vary:
   ... --name=steps --mode=evaluate --base=runs/x
       varies how one trained run is sampled: every point is that run, linked.
 
+A config with a FIGURE beside its sweep, dict(x=(...), y=(...), by=...) of
+columns, has table.md and plot.png written beside its rows once all are there.
+
 Restartable: a point that has its row is skipped, one that was interrupted
 resumes in its own workdir. For array jobs, --point=K runs only the K-th. Rows
 of several configs become one table if each has its own --label=system=x. What
@@ -31,11 +34,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A config may import another one, as configs.NAME.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(ROOT))
+
+from vq_jax.revision import revision  # noqa: E402
 
 Overrides = dict[str, Any]
-RUN_PARTS = ("config.json", "checkpoints", "tokenizer", "text")
+RUN_PARTS = ("config.json", "checkpoints", "tokenizer", "text", "reference")
 
 
 def load_points(config: str) -> list[Overrides]:
@@ -51,11 +57,7 @@ def load_points(config: str) -> list[Overrides]:
     ValueError: the file has no `sweep`, or two points have the same name.
   """
   path = config.partition(":")[0]
-  spec = importlib.util.spec_from_file_location("sweep_config", path)
-  if spec is None or not pathlib.Path(path).is_file():
-    raise ValueError(f"{path} is no Python file.")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = load_module(path)
   if not hasattr(module, "sweep"):
     raise ValueError(f"{path} has no sweep(add) beside its get_config.")
   points: list[Overrides] = []
@@ -65,6 +67,16 @@ def load_points(config: str) -> list[Overrides]:
   if twins:
     raise ValueError(f"Two points of {path} share a name: {', '.join(twins)}.")
   return points
+
+
+def load_module(path: str | pathlib.Path) -> Any:
+  """Runs a Python file that is in no package; ValueError if it is none."""
+  spec = importlib.util.spec_from_file_location("sweep_config", path)
+  if spec is None or not pathlib.Path(path).is_file():
+    raise ValueError(f"{path} is no Python file.")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 def point_name(overrides: Mapping[str, Any]) -> str:
@@ -111,7 +123,7 @@ def run_point(
   workdir = args.workdirs / name
   metrics_path = workdir / "metrics.json"
   metrics_path.unlink(missing_ok=True)  # Else an old run could speak for this.
-  revision = git_revision()
+  commit = revision()
   if args.base:
     link_base(args.base, workdir)
   start = time.monotonic()
@@ -131,7 +143,7 @@ def run_point(
     "overrides": args.label | overrides,
     "metrics": metrics,
     "seconds": round(seconds, 3),
-    "revision": revision,
+    "revision": commit,
   }
   write_row(row_path, row)
   return None
@@ -170,17 +182,21 @@ def write_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
   unfinished.replace(path)
 
 
-def git_revision() -> str:
-  """The commit of this checkout, "-dirty" if edited, or "unknown"."""
-  command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-  here = pathlib.Path(__file__).parent
-  try:
-    done = subprocess.run(
-      command, cwd=here, capture_output=True, text=True, check=True
-    )
-  except (OSError, subprocess.CalledProcessError):
-    return "unknown"  # An image without git or without its history.
-  return done.stdout.strip()
+def draw_figure(points: Sequence[Overrides], args: argparse.Namespace) -> None:
+  """table.md and plot.png, if the config has a FIGURE and all rows exist."""
+  figure = getattr(load_module(args.config.partition(":")[0]), "FIGURE", None)
+  folder = args.results / args.name
+  names = [point_name(args.label | point) for point in points]
+  if not figure or not all((folder / f"{n}.json").exists() for n in names):
+    return
+  tables = load_module(ROOT / "docs" / "results" / "tables.py")
+  rows, _ = tables.load_rows(folder)
+  by = figure.get("by")
+  columns = [*figure["x"], *([by] if by else []), *figure["y"]]
+  table = tables.markdown(rows, columns)
+  (folder / "table.md").write_text(table + "\n", encoding="utf-8")
+  tables.plot(rows, folder / "plot.png", figure["x"], figure["y"], by)
+  print(f"{folder}: table.md, plot.png")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -233,8 +249,8 @@ def chosen(points: list[Overrides], index: int | None) -> list[Overrides]:
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints or runs the sweep; the exit code is 1 if a point failed."""
   args = parse(argv)
-  failures = {}
-  for overrides in chosen(load_points(args.config), args.point):
+  points, failures = load_points(args.config), {}
+  for overrides in chosen(points, args.point):
     name = point_name(args.label | overrides)
     row_path = args.results / args.name / f"{name}.json"
     if not args.run:
@@ -246,6 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       failures[name] = failure
   for name, failure in failures.items():
     print(f"FAILED {name}: {failure}", file=sys.stderr)
+  if args.run and not failures:
+    draw_figure(points, args)
   return 1 if failures else 0
 
 

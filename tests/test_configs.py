@@ -22,6 +22,7 @@ from vq_jax.train import (
   likelihood,
   loop,
   optimizer,
+  protocols,
   sampling,
   vqgan,
 )
@@ -294,3 +295,14 @@ def test_the_smoke_tokenizer_makes_a_whole_task():
   after, metrics = jax.eval_shape(task.update, state, batch, jax.random.key(0))
   assert jax.tree.structure(after) == jax.tree.structure(state)
   assert {"loss", "grad_norm"} <= set(metrics)
+
+
+@pytest.mark.parametrize(
+  "name", [name for name in NAMES if hasattr(module(name), "FIGURE")]
+)
+def test_a_figure_is_of_what_its_sweep_varies(name):
+  figure = module(name).FIGURE
+  varied = {key for overrides, _ in points(name) for key in overrides}
+  assert {*figure["x"], figure.get("by", figure["x"][0])} <= varied
+  [metrics] = protocols.of(resolved(name)).metrics.values()
+  assert set(metrics) <= set(plugins.available("metrics"))

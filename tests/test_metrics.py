@@ -4,9 +4,11 @@ import inspect
 import itertools
 import math
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from vq_jax import plugins
 
@@ -14,6 +16,9 @@ NAMES = plugins.available("metrics")
 K = 8
 OPTIONS = {
   "codebook": {"vocab_size": K},
+  "giqa_gmm": {"components": 2},
+  "inception_score": {"splits": 3},
+  "kid": {"subsets": 3, "subset_size": 8},
   "pixels": {"tokens": 5, "dims": 13 * 12 * 3},
   "unigram": {"vocab_size": K, "counts": np.arange(K)},
   "words": {
@@ -22,7 +27,7 @@ OPTIONS = {
   },
 }
 # What padding may hold: whatever would be refused if it were read.
-GARBAGE = {"ids": -1}
+GARBAGE = {"ids": -1, "index": -1}
 
 
 def examples(b=24):
@@ -36,6 +41,11 @@ def examples(b=24):
     "pixel_nats": rng.normal(size=b),
     "real_features": rng.normal(size=(b, 4)).astype(np.float32),
     "fake_features": rng.normal(size=(b, 4)).astype(np.float32) + 0.5,
+    "fake_logits": rng.normal(size=(b, 7)).astype(np.float32),
+    "real_embedding": rng.normal(size=(b, 6)).astype(np.float32),
+    "fake_embedding": rng.normal(size=(b, 6)).astype(np.float32),
+    "lpips": rng.uniform(size=b),
+    "index": np.arange(b),
     "image_embedding": rng.normal(size=(b, 6)).astype(np.float32),
     "text_embedding": rng.normal(size=(b, 6)).astype(np.float32),
   }
@@ -146,11 +156,13 @@ def test_a_reused_buffer_is_safe(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_device_arrays_are_welcome(name):
+def test_arrays_split_over_eight_devices_are_welcome(name):
   batch = {k: np.asarray(v, np.float32) for k, v in examples().items()}
-  batch["ids"] = examples()["ids"].astype(np.int32)
-  on_device = {k: jnp.asarray(v) for k, v in batch.items()}
-  assert_same(fold(name, [on_device]), fold(name, [batch]))
+  batch |= {k: examples()[k].astype(np.int32) for k in ("ids", "index")}
+  mesh = Mesh(np.array(jax.devices()), "b")
+  assert mesh.size == 8
+  split = jax.device_put(batch, NamedSharding(mesh, P("b")))
+  assert_same(fold(name, [split]), fold(name, [batch]))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,7 +184,10 @@ def test_options_are_checked():
     plugins.call(codebook.init, section, "config.metrics.codebook")
 
 
-@pytest.mark.parametrize("name", ["frechet", "prdc"])
+PAIRED = ["frechet", "giqa_gmm", "giqa_knn", "kid", "prdc"]
+
+
+@pytest.mark.parametrize("name", PAIRED)
 def test_sets_may_come_apart_and_differ_in_size(name):
   """Reals first, fakes later, in batches of their own."""
   batch = examples()
@@ -183,3 +198,20 @@ def test_sets_may_come_apart_and_differ_in_size(name):
   assert_same(parts, fold(name, [fake, real]))
   padded = {"real_features": batch["real_features"], "mask": mask}
   assert_same(parts, fold(name, [padded, fake]))
+
+
+@pytest.mark.parametrize("name", ["cmmd", "inception_score", *PAIRED[1:]])
+def test_an_example_counts_once(name):
+  """Two hosts that drew the same numbers, or a folder that was read twice."""
+  with pytest.raises(ValueError, match="24 examples came twice"):
+    fold(name, [examples(), examples()])
+
+
+@pytest.mark.parametrize("name", ["inception_score", "kid", "giqa_gmm"])
+def test_what_is_drawn_depends_on_numbers_and_not_on_order(name):
+  """Without an index, another order is another draw."""
+  pieces = [
+    {k: v for k, v in p.items() if k != "index"} for p in cut(examples(), [5])
+  ]
+  one, two = fold(name, pieces), fold(name, pieces[::-1])
+  assert any(one[k] != two[k] for k in one)

@@ -1,13 +1,11 @@
 """Nearest neighbours against a sort of all distances, and their picture."""
 
-import types
-
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from vq_jax import pictures, plugins
+from vq_jax.features import Features
 from vq_jax.metrics import neighbours
 from vq_jax.train import neighbours as lookup
 
@@ -87,10 +85,8 @@ def test_what_cannot_be_ranked_is_refused():
 
 
 # Features without a network: the pixels.
-PIXELS = types.SimpleNamespace(
-  __name__="vq_jax.features.pixels",
-  load=lambda: {},
-  image_features=lambda params, x: (x.reshape(len(x), -1), jnp.zeros(1)),
+PIXELS = Features(
+  "pixels", "", {}, images=lambda x: {"pool": x.reshape(len(x), -1) / 255.0}
 )
 DATA = {"name": "synthetic", "size": 8, "count": 11}
 

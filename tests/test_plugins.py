@@ -22,6 +22,7 @@ LAYERS = {
   "matrix": 4,
   "pipeline": 3,
   "system": 2.5,
+  "features": 2.5,
   "convert": 3,
   "data": 2,
   "text": 2,
@@ -30,7 +31,6 @@ LAYERS = {
   "priors": 2,
   "samplers": 2,
   "metrics": 2,
-  "features": 1,
   "models": 1,
   "transitions": 1,
   "schedules": 1,
@@ -39,6 +39,7 @@ LAYERS = {
   "weights": 1,
   "pictures": 1,
   "font": 1,
+  "revision": 0,
   "plugins": 0,
   "types": 0,
 }

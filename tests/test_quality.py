@@ -8,7 +8,7 @@ import pytest
 from configs import emoji32_vqgan
 from vq_jax import weights
 from vq_jax.data import _loader, _shards, synthetic, tokens
-from vq_jax.train import quality
+from vq_jax.train import compare, quality
 
 COUNT, BATCH = 24, 8
 DATA = {"name": "synthetic", "size": 16, "count": COUNT}
@@ -34,7 +34,11 @@ def case(tmp_path):
   config = {
     "data": {"name": "tokens", "path": str(tmp_path / "tokens")},
     "sample": {"count": COUNT, "batch": BATCH, "seed": 0},
-    "evaluate": {"features": "emoji", "neighbours": {"samples": 6, "k": 2}},
+    "evaluate": {
+      "features": "emoji",
+      "batch": BATCH,
+      "neighbours": {"samples": 6, "k": 2},
+    },
   }
   net = types.SimpleNamespace(labels=0)
   return config, tmp_path / "run", types.SimpleNamespace(net=net, text=None)
@@ -51,18 +55,19 @@ def memory(requests, count):
 
 def test_the_training_pictures_themselves_are_perfect_and_memorised(case):
   config, workdir, system = case
-  numbers = quality.measure(config, workdir, system, memory)
+  networks = compare.load(config["evaluate"])
+  numbers = quality.measure(config, workdir, system, memory, networks)
   assert numbers["emoji_fd"] == pytest.approx(0.0, abs=1e-3)
   for name in ("precision", "recall", "coverage"):
     assert numbers[f"emoji_{name}"] == 1.0
   nearest = "emoji_nearest_distance"
   assert numbers[nearest] == 0.0 < numbers[f"{nearest}_of_validation"]
   assert (workdir / "neighbours.png").is_file()
+  assert numbers["reference"].startswith(f"synthetic-train-{COUNT}-")
 
 
 def test_without_features_no_picture_is_drawn(case, capsys):
   config, workdir, system = case
-  config["evaluate"]["features"] = ""
-  numbers = quality.measure(config, workdir, system, lambda *_: 1 / 0)
+  numbers = quality.measure(config, workdir, system, lambda *_: 1 / 0, [])
   assert numbers == {}
   assert "features is empty" in capsys.readouterr().out

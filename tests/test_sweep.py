@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vq_jax import pictures
@@ -309,3 +310,49 @@ def test_samples_of_points_stand_side_by_side(place, rows):
 def test_an_empty_folder_is_an_error(tmp_path):
   with pytest.raises(ValueError, match="no row"):
     tables.load_rows(tmp_path)
+
+
+FIGURE = """
+FIGURE = dict(x=("sampler.steps", "sample.guidance"), y=("fd", "recall"))
+
+def sweep(add):
+  for steps in (4, 8):
+    add({"sampler.steps": steps})
+  for guidance in (1.0, 2.0, 3.0):
+    add({"sample.guidance": guidance, "prior.name": "a"})
+"""
+COLUMNS = """
+import json, pathlib, sys
+options = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+steps = float(options.get("config.sampler.steps", 2))
+scale = float(options.get("config.sample.guidance", 1))
+workdir = pathlib.Path(options["workdir"])
+workdir.mkdir(parents=True, exist_ok=True)
+numbers = {"other": 1, "fd": steps * scale, "recall": 1 / scale}
+(workdir / "metrics.json").write_text(json.dumps(numbers))
+"""
+
+
+def test_a_config_with_a_figure_leaves_a_table_and_a_plot(place):
+  """Once all its points are there."""
+  (place / "config.py").write_text(FIGURE)
+  (place / "fake.py").write_text(COLUMNS)
+  folder = place / "results" / "quality"
+  assert sweep.main(words(place, "--run", "--point=0")) == 0
+  assert not (folder / "table.md").exists()
+  assert sweep.main(words(place, "--run")) == 0
+  assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+  assert (folder / "table.md").read_text() == (
+    "| sampler.steps | sample.guidance | fd | recall |\n"
+    "| ---: | ---: | ---: | ---: |\n"
+    "| 4 |  | 4 | 1 |\n"
+    "| 8 |  | 8 | 1 |\n"
+    "|  | 1 | 2 | 1 |\n"
+    "|  | 2 | 4 | 0.5 |\n"
+    "|  | 3 | 6 | 0.3333 |\n"
+  )
+  rows, _ = tables.load_rows(folder)
+  axes = Figure().add_subplot()  # A panel: the rows that have both.
+  tables.panel(axes, rows, "sample.guidance", "recall", None)
+  line = axes.lines[0].get_xydata()
+  np.testing.assert_allclose(line, [[1, 1], [2, 1 / 2], [3, 1 / 3]])

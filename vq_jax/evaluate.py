@@ -1,7 +1,7 @@
 """Streams images, tokens and samples through metrics."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,18 @@ import numpy as np
 
 from vq_jax import pipeline, plugins
 from vq_jax.data import _loader
+from vq_jax.features import Features
 from vq_jax.tokenizer import losses
 from vq_jax.types import Batch, Key, Params
 
 Source = Sequence[Mapping[str, Any]]
+States = dict[str, Any]  # Of metrics, by name.
+# What a network of vq_jax/features gives -> what metrics call it, of a kind.
+OUTPUTS = {
+  "pool": "features",
+  "logits_unbiased": "logits",
+  "embedding": "embedding",
+}
 
 
 def fold(
@@ -30,17 +38,33 @@ def fold(
   Raises:
     ValueError: unknown metric or option; before the first batch is made.
   """
+  return finish(feed(start(metrics), batches))
+
+
+def start(metrics: Mapping[str, Mapping[str, Any]]) -> States:
+  """The states of metrics that have seen nothing: see `fold`."""
   folds = {name: plugins.resolve("metrics", name) for name in metrics}
-  states = {
+  return {
     name: plugins.call(folds[name].init, options, f"metric {name}")
     for name, options in metrics.items()
   }
+
+
+def feed(states: States, batches: Iterable[Batch]) -> States:
+  """The states after these batches too."""
+  states = dict(states)
+  folds = {name: plugins.resolve("metrics", name) for name in states}
   for batch in batches:
     for name, module in folds.items():
       states[name] = module.update(states[name], batch)
+  return states
+
+
+def finish(states: States) -> dict[str, float]:
+  """All their numbers in one flat dict."""
   numbers: dict[str, float] = {}
-  for name, module in folds.items():
-    numbers |= module.compute(states[name])
+  for name, state in states.items():
+    numbers |= plugins.resolve("metrics", name).compute(state)
   return numbers
 
 
@@ -119,32 +143,71 @@ def originals(
     yield {"real": real, **rows}
 
 
-def featured(
-  batches: Iterable[dict], extractor: Any, kinds: Sequence[str]
-) -> Iterator[dict]:
-  """Adds `<kind>_features`, and embeddings of the last kind and caption.
+def featured(batch: Batch, network: Features, kinds: Sequence[str]) -> dict:
+  """A batch with what a network sees in its images, as metrics read it.
 
   Args:
-    batches: with images [b h w c] in [0, 1] under the names in `kinds`.
-    extractor: a module of `vq_jax.features` with load, image_features and
-      text_embedding.
+    batch: with images [b h w c] in [0, 1] under the names in `kinds`; the
+      network is given them as bytes, as a file would have them.
+    network: from `features.make`.
     kinds: "real", "fake" or both.
 
-  Yields:
-    The batches with more keys.
+  Returns:
+    The batch with `lpips` [b] of the pairs, if the network has distances; else
+    with `<kind>_features`, and where the network has them, `<kind>_logits`,
+    `<kind>_embedding`, `image_embedding` (that of the last kind), and
+    `text_embedding` of captions.
   """
-  params = extractor.load()
-  image = jax.jit(extractor.image_features)
-  for batch in batches:
-    batch = dict(batch)
-    for kind in kinds:
-      features, embedding = image(params, jnp.asarray(batch[kind]))
-      batch[f"{kind}_features"] = np.asarray(features)
-      batch["image_embedding"] = np.asarray(embedding)
-    if "caption" in batch:
-      text = extractor.text_embedding(params, batch["caption"])
-      batch["text_embedding"] = np.asarray(text)
-    yield batch
+  images = {kind: pipeline.to_uint8(batch[kind]) for kind in kinds}
+  if network.distances:
+    return {**batch, "lpips": np.asarray(network.distances(*images.values()))}
+  seen = dict(batch)
+  for kind in kinds:
+    for name, value in network.images(images[kind]).items():
+      seen[f"{kind}_{OUTPUTS[name]}"] = np.asarray(value)
+    if f"{kind}_embedding" in seen:
+      seen["image_embedding"] = seen[f"{kind}_embedding"]
+  if network.texts and "caption" in batch:
+    seen["text_embedding"] = np.asarray(network.texts(batch["caption"]))
+  return seen
+
+
+class Look(NamedTuple):
+  """A network, and metrics of what it sees."""
+
+  network: Features
+  states: States
+
+
+def look(
+  looks: Iterable[Look], batches: Iterable[Batch], kinds: Sequence[str]
+) -> list[Look]:
+  """The looks after these batches too: each network sees every batch, once.
+
+  See `featured`. A network without metrics is left out.
+  """
+  looks = [found for found in looks if found.states]
+  for batch in batches if looks else ():
+    looks = [
+      Look(network, feed(states, [featured(batch, network, kinds)]))
+      for network, states in looks
+    ]
+  return looks
+
+
+def seen(looks: Iterable[Look], split: str = "") -> dict[str, float]:
+  """The numbers of all looks: <network>_<split>_<number>.
+
+  A number that bears the name of its network, as `clip_score`, has it once.
+  """
+  numbers = {}
+  for network, states in looks:
+    for key, value in finish(states).items():
+      words = [network.name, split, key]
+      if f"{key}_".startswith(f"{network.name}_"):
+        words = [split, key]
+      numbers["_".join(filter(None, words))] = value
+  return numbers
 
 
 def bits(

@@ -4,7 +4,7 @@ train     from the config to a trained run directory; the same command resumes
 tokenize  a trained tokenizer's tokens of its dataset, in <workdir>/tokens
 sample    PNGs, a grid and a film strip of a trained prior
 edit      variants of --image where --mask is white, or where it is transparent
-evaluate  metrics.json of a trained run
+evaluate  metrics.json of a trained run, or of --images beside a --config
 benchmark times of network, sampler and reading of data, in benchmark.json
 statistics what is in the data, and which files are broken, in statistics.json
 
@@ -17,6 +17,7 @@ import logging as std_logging
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,12 +31,21 @@ from vq_jax.train import (
   benchmark,
   checkpoint,
   edit,
+  images,
   imported,
   layout,
   loop,
   statistics,
   tokenize,
 )
+
+
+def evaluate(config: dict, workdir: pathlib.Path, mesh: Any) -> None:
+  """--mode=evaluate: of a run, or of images from anywhere."""
+  if _IMAGES.value:
+    images.evaluate(config, workdir, pathlib.Path(_IMAGES.value))
+  else:
+    actions.evaluate(config, workdir, mesh)
 
 
 def edit_image(config: dict, workdir: pathlib.Path, mesh: Any) -> None:
@@ -56,7 +66,7 @@ MODES: dict[str, Callable[..., None]] = {
   "tokenize": tokenize.tokenize,
   "sample": actions.sample,
   "edit": edit_image,
-  "evaluate": actions.evaluate,
+  "evaluate": evaluate,
   "benchmark": benchmark.benchmark,
   "statistics": statistics.statistics,
 }
@@ -73,6 +83,11 @@ _TRACEBACK = flags.DEFINE_bool(
   "traceback", False, "Show where in the code a refused input was noticed."
 )
 _IMAGE = flags.DEFINE_string("image", None, "Of --mode=edit: the picture.")
+_IMAGES = flags.DEFINE_string(
+  "images",
+  None,
+  "Of --mode=evaluate: a folder or an .npz of images, in place of a run.",
+)
 _MASK = flags.DEFINE_string(
   "mask", None, "Of --mode=edit: a picture that is white where to paint."
 )
@@ -143,6 +158,11 @@ def resolve_config(workdir: pathlib.Path) -> dict[str, Any]:
   return weights.read_json(config.to_json())
 
 
+def warning(message: Warning | str, *_: object, **__: object) -> str:
+  """One line, without the place in the code."""
+  return f"warning: {message}\n"
+
+
 def refuse(message: str) -> None:
   """One sentence on stderr, and exit code 1."""
   print(f"error: {message}", file=sys.stderr)
@@ -173,6 +193,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def entry() -> None:
   """Console entry point."""
+  warnings.formatwarning = warning
   # Every run profits from what an earlier one compiled.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   app.run(main, flags_parser=parse_flags)

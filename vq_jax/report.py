@@ -1,8 +1,11 @@
-"""python -m vq_jax.report DIRECTORY [PRIOR]: a page on a tokenizer and a prior.
+"""python -m vq_jax.report DIRECTORY [PRIOR]: a page that shows what is in it.
 
-Reads only files that the modes of `vq_jax.main` wrote into DIRECTORY/tokenizer
-and DIRECTORY/PRIOR, which is "prior" unless said; writes curves, metrics.json
-and index.html beside them.
+Of a run, or of what --mode=evaluate --images left, it writes report.html, and
+curves beside it. Of a directory with a run "tokenizer" and another PRIOR, which
+is "prior" unless said, it writes index.html on both, and metrics.json.
+
+Reads only files that the modes of `vq_jax.main` wrote. The page shows them by
+their relative paths: it opens without a server, and is copied with its folder.
 """
 
 import html
@@ -10,7 +13,8 @@ import json
 import pathlib
 import re
 import sys
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib
@@ -19,82 +23,86 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PARTS = ("tokenizer", "prior")
-# Curves of each part: (title, names of metrics).
-CURVES = {
-  "tokenizer": (
-    ("reconstruction loss", ("train/reconstruction",)),
-    ("PSNR, dB", ("validation/psnr_db",)),
-    ("codebook in use", ("train/codebook_usage", "validation/codebook_usage")),
-  ),
-  "prior": (
+# Curves of a run: (title, names of metrics); those it has not are left out.
+CURVES = (
+  ("reconstruction loss", ("train/reconstruction",)),
+  ("PSNR, dB", ("validation/psnr_db",)),
+  ("codebook in use", ("train/codebook_usage", "validation/codebook_usage")),
+  (
+    "bits per token",
     (
-      "bits per token",
-      (
-        "train/bits_per_token",
-        "validation/bits_per_token",
-        "validation/unigram_bits_per_token",
-      ),
+      "train/bits_per_token",
+      "validation/bits_per_token",
+      "validation/unigram_bits_per_token",
     ),
-    ("gradient norm", ("train/grad_norm",)),
-    ("embeddings", ("train/code_norm", "train/code_distance")),
   ),
-}
+  ("bits per dimension", ("validation/bits_per_dim",)),
+  ("accuracy", ("train/accuracy", "validation/accuracy")),
+  ("gradient norm", ("train/grad_norm",)),
+  ("embeddings", ("train/code_norm", "train/code_distance")),
+)
 # What a prior of embeddings says at each level of noise; NN is 100 t.
 AGAINST_TIME = re.compile(r"validation/(\w+)_t(\d\d)")
 PICTURES = (
   (
-    "tokenizer/pictures/reconstructions.png",
+    "pictures/reconstructions.png",
     "Reconstructions",
-    "Glyphs that training never saw, each above its reconstruction.",
+    "Images that training never saw, each above its reconstruction.",
   ),
   (
-    "prior/samples.png",
+    "samples.png",
     "Samples",
     "Drawn from noise: every picture is new.",
   ),
   (
-    "prior/guidance.png",
+    "pictures/samples.png",
+    "Samples while training",
+    "Of the last evaluation, always of the same seeds.",
+  ),
+  (
+    "guidance.png",
     "Guidance",
-    "Each row asks for one class from the same noise; guidance grows to the"
+    "Each row asks for one thing from the same noise; guidance grows to the"
     " right.",
   ),
   (
-    "prior/film.png",
+    "film.png",
     "Denoising",
     "Each row is one image; from left to right its tokens are revealed.",
   ),
   (
-    "prior/measured.png",
+    "measured.png",
     "Samples that were measured",
     "The first of those that the numbers below are of.",
   ),
   (
-    "prior/neighbours.png",
+    "neighbours.png",
     "Nearest training pictures",
     "Each row is a sample and the training pictures nearest to it, with their"
     " distances.",
   ),
   (
-    "prior/pictures/codes.png",
+    "pictures/codes.png",
     "Embeddings",
     "How far each is from each other: white is far, and a black square would"
     " be embeddings that have collapsed.",
   ),
-  ("tokenizer-curves.png", "Tokenizer training", ""),
-  ("prior-curves.png", "Prior training", ""),
+  ("curves.png", "Training", ""),
   (
-    "prior-noise.png",
+    "noise.png",
     "Noise",
     "Nats that are missing at each time. A flat piece, at zero or at the top,"
     " is noise that teaches nothing.",
   ),
 )
+RUN = ("config.json", "metrics.jsonl")  # Either tells a run.
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem;
   margin: 2rem auto; padding: 0 1rem; color: #222; }
 img { max-width: 100%; border: 1px solid #ddd; }
 table { border-collapse: collapse; margin-right: 3rem; }
-td { padding: .1rem 1rem .1rem 0; border-bottom: 1px solid #eee; }
+td { padding: .1rem 1rem .1rem 0; border-bottom: 1px solid #eee;
+  overflow-wrap: anywhere; }
 td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
 .tables { display: flex; flex-wrap: wrap; }
 """
@@ -121,7 +129,7 @@ def draw(path: pathlib.Path, charts: Mapping[str, Mapping], x: str) -> None:
     for title, lines in charts.items()
   }
   charts = {title: lines for title, lines in charts.items() if lines}
-  path.unlink(missing_ok=True)  # Of an earlier page, perhaps of another prior.
+  path.unlink(missing_ok=True)  # Of an earlier page.
   if not charts:
     return
   size = (4 * len(charts), 3.4)
@@ -138,20 +146,21 @@ def draw(path: pathlib.Path, charts: Mapping[str, Mapping], x: str) -> None:
   plt.close(figure)
 
 
-def draw_part(root: pathlib.Path, part: str, folder: str) -> None:
-  """<part>-curves.png and <part>-noise.png, from <folder>/metrics.jsonl."""
-  series = read_rows(root / folder / "metrics.jsonl")
+def draw_run(run: pathlib.Path) -> None:
+  """curves.png and noise.png of a run, from its metrics.jsonl if it has one."""
+  rows = run / "metrics.jsonl"
+  series = read_rows(rows) if rows.is_file() else {}
   charts = {
     title: {name: series.get(name, {}) for name in names}
-    for title, names in CURVES[part]
+    for title, names in CURVES
   }
-  draw(root / f"{part}-curves.png", charts, "updates")
+  draw(run / "curves.png", charts, "updates")
   against: dict[str, dict[float, float]] = {}
   for name, line in series.items():
     if found := AGAINST_TIME.fullmatch(name):
       last = line[max(line)]
       against.setdefault(found[1], {})[int(found[2]) / 100] = last
-  draw(root / f"{part}-noise.png", {"nats per token": against}, "t")
+  draw(run / "noise.png", {"nats per token": against}, "t")
 
 
 def table(title: str, numbers: Mapping[str, Any]) -> str:
@@ -161,45 +170,99 @@ def table(title: str, numbers: Mapping[str, Any]) -> str:
     f"{f'{v:.4g}' if isinstance(v, float) else html.escape(str(v))}</td></tr>"
     for name, v in numbers.items()
   )
-  return f"<div><h3>{title}</h3><table>{rows}</table></div>"
+  return f"<div><h3>{html.escape(title)}</h3><table>{rows}</table></div>"
+
+
+def figures(root: pathlib.Path, run: pathlib.Path) -> str:
+  """The pictures that a run has, for a page in `root`."""
+  shown = [
+    (urllib.parse.quote((run / path).relative_to(root).as_posix()), *told)
+    for path, *told in PICTURES
+    if (run / path).is_file()
+  ]
+  return "".join(
+    f"<h2>{title}</h2><p>{text}</p><img src='{path}' alt='{title}'>"
+    for path, title, text in shown
+  )
+
+
+def page(
+  path: pathlib.Path,
+  runs: Iterable[pathlib.Path],
+  numbers: Mapping[str, Mapping[str, Any]],
+) -> pathlib.Path:
+  """Writes the page of some runs: their pictures, then tables by title."""
+  root = path.parent
+  shown = []
+  for run in runs:
+    draw_run(run)
+    shown.append(figures(root, run))
+  name = html.escape(root.name)
+  tables = "".join(table(title, found) for title, found in numbers.items())
+  path.write_text(
+    "<!doctype html><html lang='en'><meta charset='utf-8'>"
+    f"<title>vq_jax: {name}</title><style>{STYLE}</style>"
+    f"<h1>{name}</h1>{''.join(shown)}<h2>Numbers</h2>"
+    f"<div class='tables'>{tables}</div></html>\n",
+    encoding="utf-8",
+  )
+  return path
 
 
 def write(root: pathlib.Path, prior: str = "prior") -> pathlib.Path:
-  """Writes the page and returns its path; `prior` is the directory of that.
+  """Writes index.html of a tokenizer and a prior, and returns its path.
 
   Raises:
     FileNotFoundError: a part has not been trained and evaluated.
   """
-  numbers = {}
-  for part, folder in zip(PARTS, ("tokenizer", prior), strict=True):
+  numbers, runs = {}, [root / folder for folder in ("tokenizer", prior)]
+  for part, run in zip(PARTS, runs, strict=True):
     for name in ("metrics.json", "metrics.jsonl"):
-      if not (root / folder / name).is_file():
+      if not (run / name).is_file():
         raise FileNotFoundError(
-          f"{root / folder} has no {name}: train and evaluate it first."
+          f"{run} has no {name}: train and evaluate it first."
         )
-    numbers[part] = json.loads((root / folder / "metrics.json").read_text())
-    draw_part(root, part, folder)
+    numbers[part] = json.loads((run / "metrics.json").read_text())
   (root / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-  shown = [
-    (re.sub("^prior/", f"{prior}/", path), title, text)
-    for path, title, text in PICTURES
-  ]
-  figures = "".join(
-    f"<h2>{title}</h2><p>{text}</p><img src='{html.escape(path)}'"
-    f" alt='{title}'>"
-    for path, title, text in shown
-    if (root / path).is_file()
-  )
-  tables = "".join(table(part, numbers[part]) for part in PARTS)
-  page = (
-    "<!doctype html><html lang='en'><meta charset='utf-8'>"
-    f"<title>vq_jax: {html.escape(root.name)}</title><style>{STYLE}</style>"
-    f"<h1>{html.escape(root.name)}</h1>{figures}<h2>Numbers</h2>"
-    f"<div class='tables'>{tables}</div></html>\n"
-  )
-  path = root / "index.html"
-  path.write_text(page, encoding="utf-8")
-  return path
+  return page(root / "index.html", runs, numbers)
+
+
+def write_run(run: pathlib.Path) -> pathlib.Path:
+  """Writes report.html of one run, and returns its path.
+
+  Numbers are the row of --mode=evaluate, or else of the last evaluation while
+  training; what it ran with is beside them.
+  """
+  numbers, row = {}, run / "metrics.json"
+  if row.is_file():
+    numbers["evaluation"] = json.loads(row.read_text())
+  elif (rows := run / "metrics.jsonl").is_file():
+    series = read_rows(rows)
+    last = {name: line[max(line)] for name, line in series.items()}
+    numbers["last row while training"] = last
+  if (file := run / "config.json").is_file():
+    numbers["config"] = flat(json.loads(file.read_text()))
+  return page(run / "report.html", [run], numbers)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{"a": {"b": 1}} -> {"a.b": 1}."""
+  found = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      found |= flat(value, f"{prefix}{key}.")
+    else:
+      found[prefix + key] = value
+  return found
+
+
+def is_run(directory: pathlib.Path) -> bool:
+  """Whether it is one run; else it should hold a tokenizer and a prior."""
+  if any((directory / name).is_file() for name in RUN):
+    return True
+  # `write` leaves a metrics.json beside the two, too.
+  alone = not (directory / "tokenizer").exists()
+  return alone and (directory / "metrics.json").is_file()
 
 
 def main(argv: list[str]) -> int:
@@ -207,11 +270,13 @@ def main(argv: list[str]) -> int:
   if len(argv) not in (2, 3):
     print(__doc__.splitlines()[0], file=sys.stderr)
     return 1
+  root = pathlib.Path(argv[1]).absolute()
   try:
-    print(write(pathlib.Path(argv[1]).absolute(), *argv[2:]))
+    made = write_run(root) if is_run(root) else write(root, *argv[2:])
   except FileNotFoundError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
+  print(made)
   return 0
 
 

@@ -16,6 +16,7 @@ import safetensors.numpy
 from vq_jax.types import Params
 
 SEPARATOR = "/"
+PROVENANCE = "provenance.json"  # Beside a converted part: where it is from.
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,15 +4,16 @@
   python docs/results/tables.py steps --columns=sampler.steps,fd
   python docs/results/tables.py steps --write=README.md
   python docs/results/tables.py steps --plot=fd.png --x=sampler.steps --y=fd
+  python docs/results/tables.py steps --plot=fd.png --x=a,b --y=fd,recall
   python docs/results/tables.py systems --pictures=systems.png \\
     --x=sampler.steps --by=system
 
 A row is what launch/sweep.py leaves in docs/results/<sweep>/<point>.json. Its
 overrides, its metrics and `seconds` are the columns; `changes` are all of its
 overrides in one. --write replaces what stands between `<!-- results:NAME -->`
-and `<!-- /results -->`. --pictures sets the first samples of all points side by
-side, which were drawn from the same seeds, out of
-runs/<sweep>/<point>/measured.png.
+and `<!-- /results -->`. Of several x or y the plot has a panel for each pair.
+--pictures sets the first samples of all points side by side, which were drawn
+from the same seeds, out of runs/<sweep>/<point>/measured.png.
 """
 
 import argparse
@@ -100,50 +101,62 @@ def replace_block(text: str, name: str, table: str) -> str:
 def plot(
   rows: Sequence[Row],
   path: pathlib.Path,
-  x: str,
-  names: Sequence[str],
+  xs: Sequence[str],
+  ys: Sequence[str],
   by: str | None,
 ) -> None:
-  """Writes a PNG: a panel for each column of `names` against column x.
-
-  Each has a line for each value of `by`. Rows that lack a number are left out.
-  What grows by OCTAVES is shown by octaves, as numbers of calls, which double.
+  """Writes a PNG: a panel for each of `ys` against each of `xs`.
 
   Raises:
     ValueError: no row has numbers in both.
   """
-  columns = min(len(names), 2)
-  lines = -(-len(names) // columns)
+  pairs = [(x, y) for y in ys for x in xs]
+  columns = min(max(len(xs), 2), len(pairs))
+  lines = -(-len(pairs) // columns)
   figure = Figure(figsize=(5 * columns, 3.5 * lines), layout="constrained")
   FigureCanvasAgg(figure)
   panels = figure.subplots(lines, columns, squeeze=False).ravel()
-  for axes, y in zip(panels, names, strict=False):
-    there = [r for r in rows if _is_number(r.get(x)) and _is_number(r.get(y))]
-    if not there:
-      raise ValueError(f"No row has numbers in both {x} and {y}.")
-    for k, value in enumerate(dict.fromkeys(_cell(r.get(by)) for r in there)):
-      line = sorted((r[x], r[y]) for r in there if _cell(r.get(by)) == value)
-      style = "-" if k < 10 else "--"  # There are ten colours.
-      axes.plot(
-        *zip(*line, strict=True), style, marker="o", markersize=4, label=value
-      )
-    axes.set(xlabel=x, ylabel=y)
-    for name, scale, axis in (
-      (x, axes.set_xscale, axes.xaxis),
-      (y, axes.set_yscale, axes.yaxis),
-    ):
-      least = min(r[name] for r in there)
-      if least > 0 and max(r[name] for r in there) >= OCTAVES * least:
-        scale("log", base=2)
-        axis.set_major_locator(LogLocator(2, subs=(1.0, 1.5)))
-        axis.set_major_formatter("{x:g}")
-    axes.grid(alpha=0.3)
-  for axes in panels[len(names) :]:
+  for axes, pair in zip(panels, pairs, strict=False):
+    panel(axes, rows, *pair, by)
+  for axes in panels[len(pairs) :]:
     axes.remove()
   if by:
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, title=by, loc="outside right center")
   figure.savefig(path, dpi=100)
+
+
+def panel(
+  axes: Any, rows: Sequence[Row], x: str, y: str, by: str | None
+) -> None:
+  """Column y against column x, with a line for each value of `by`.
+
+  Rows that lack a number are left out. What grows by OCTAVES is shown by
+  octaves, as numbers of calls, which double.
+
+  Raises:
+    ValueError: no row has numbers in both.
+  """
+  rows = [r for r in rows if _is_number(r.get(x)) and _is_number(r.get(y))]
+  if not rows:
+    raise ValueError(f"No row has numbers in both {x} and {y}.")
+  for k, value in enumerate(dict.fromkeys(_cell(r.get(by)) for r in rows)):
+    line = sorted((r[x], r[y]) for r in rows if _cell(r.get(by)) == value)
+    style = "-" if k < 10 else "--"  # There are ten colours.
+    axes.plot(
+      *zip(*line, strict=True), style, marker="o", markersize=4, label=value
+    )
+  axes.set(xlabel=x, ylabel=y)
+  for name, scale, axis in (
+    (x, axes.set_xscale, axes.xaxis),
+    (y, axes.set_yscale, axes.yaxis),
+  ):
+    least = min(r[name] for r in rows)
+    if least > 0 and max(r[name] for r in rows) >= OCTAVES * least:
+      scale("log", base=2)
+      axis.set_major_locator(LogLocator(2, subs=(1.0, 1.5)))
+      axis.set_major_formatter("{x:g}")
+  axes.grid(alpha=0.3)
 
 
 def montage(
@@ -232,8 +245,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--workdirs", type=pathlib.Path, help="of --pictures; default: runs/NAME"
   )
-  parser.add_argument("--x", help="column of the plot, and of the picture")
-  parser.add_argument("--y", help="column of the plot; of several, a,b")
+  parser.add_argument("--x", help="columns a,b of the plot; one of the picture")
+  parser.add_argument("--y", help="columns a,b of the plot")
   parser.add_argument("--by", help="one line of the plot for each value")
   args = parser.parse_args(argv)
   if args.plot and not (args.x and args.y):
@@ -249,8 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parse(argv)
   rows, columns = load_rows(args.results / args.name)
   wanted = args.columns.split(",") if args.columns else columns[:-1]
-  shown = args.y.split(",") if args.y else []
-  for name in [*wanted, *shown, args.sort, args.x, args.by]:
+  xs, ys = (axis.split(",") if axis else [] for axis in (args.x, args.y))
+  for name in [*wanted, args.sort, *xs, *ys, args.by]:
     if name is not None and name not in columns:
       raise ValueError(f"No column {name!r}. Choices: {', '.join(columns)}.")
   if args.sort:
@@ -262,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = replace_block(text, args.name, table)
     args.write.write_text(text, encoding="utf-8")
   if args.plot:
-    plot(rows, args.plot, args.x, shown, args.by)
+    plot(rows, args.plot, xs, ys, args.by)
   if args.pictures:
     montage(rows, args.workdirs, args.pictures, args.x, args.by)
   return 0

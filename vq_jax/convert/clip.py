@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vq_jax import weights
-from vq_jax.convert import _keys
+from vq_jax.convert import _keys, _torch
 from vq_jax.text import clip
 from vq_jax.types import Params
 
 WHERE = "The CLIP checkpoint"
-HEAD_WIDTH = 64  # Of every CLIP text tower; no shape in the file tells it.
+HEAD_WIDTH = 64  # Of every CLIP transformer; no shape in the file tells it.
 
 _BLOCK = (
   r"(?:transformer\.resblocks|text_model\.encoder\.layers)\.(?P<layer>\d+)\."
@@ -36,9 +36,19 @@ _PARTS = {
   r"mlp\.(?:c_proj|fc2)": "down",
 }
 _PACKED = re.compile(
-  r"(?P<block>transformer\.resblocks\.\d+\.)attn\.in_proj_(?P<kind>weight|bias)"
+  r"(?P<block>(?:visual\.)?transformer\.resblocks\.\d+\.)"
+  r"attn\.in_proj_(?P<kind>weight|bias)"
 )
 _HUGGING_FACE = "text_model.embeddings."
+
+
+def block_rules(block: str, path: str) -> list[tuple[str, str]]:
+  """Rules of a tower's blocks; `block` captures `layer`, and nothing else."""
+  return [
+    (rf"{block}(?:{theirs})\.(weight|bias)", rf"{path}/{ours}/\2")
+    for theirs, ours in _PARTS.items()
+  ]
+
 
 RULES: _keys.Rules = (
   (r"(?:text_model\.embeddings\.)?token_embedding\.weight", "tokens/embedding"),
@@ -47,10 +57,7 @@ RULES: _keys.Rules = (
     "positions",
   ),
   (r"(?:ln_final|text_model\.final_layer_norm)\.(weight|bias)", r"norm/\1"),
-  *(
-    (rf"{_BLOCK}(?:{theirs})\.(weight|bias)", rf"blocks/{ours}/\2")
-    for theirs, ours in _PARTS.items()
-  ),
+  *block_rules(_BLOCK, "blocks"),
 )
 DROPS: _keys.Drops = {
   "image tower": r"(?:visual|vision_model)\..*|visual_projection\.weight",
@@ -61,7 +68,7 @@ DROPS: _keys.Drops = {
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], Params]:
-  """A safetensors file of a whole CLIP or of its text tower.
+  """A file of a whole CLIP or of its text tower, see `read`.
 
   Returns:
     `section` and `text_tower` of its tensors. Nothing in the file tells the
@@ -70,15 +77,29 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], Params]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is not a safetensors file, or not one of a CLIP.
+    ModuleNotFoundError: it is a torch file, and torch is not installed.
+    ValueError: it is not a file of tensors, or not one of a CLIP.
+  """
+  state = read(path)
+  return section(state), text_tower(state)
+
+
+def read(path: str | os.PathLike) -> _keys.State:
+  """A safetensors file, or pytorch_model.bin -> released names and arrays.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ModuleNotFoundError: it is a torch file, and torch is not installed.
+    ValueError: it is neither.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(
       f"There is no CLIP at {path}: get model.safetensors of {clip.SOURCE}."
     )
-  state, _ = weights.load(path)
-  return section(state), text_tower(state)
+  if path.suffix in (".bin", ".pt", ".pth"):
+    return _torch.read_state(path)
+  return weights.load(path)[0]
 
 
 def section(state: _keys.State) -> dict[str, Any]:
@@ -96,18 +117,23 @@ def section(state: _keys.State) -> dict[str, Any]:
   (vocab_size, dim), (length, _) = (
     _keys.shape(state, name, WHERE) for name in names
   )
-  if dim % HEAD_WIDTH:
-    raise ValueError(
-      f"A tower {dim} wide is not of CLIP's family: its heads are {HEAD_WIDTH}."
-    )
   return {
     "name": "clip",
     "length": length,
     "dim": dim,
     "layers": _keys.count(state, _BLOCK),
-    "heads": dim // HEAD_WIDTH,
+    "heads": heads(dim),
     "vocab_size": vocab_size,
   }
+
+
+def heads(dim: int) -> int:
+  """Attention heads of a tower; ValueError if it is not of CLIP's family."""
+  if dim % HEAD_WIDTH:
+    raise ValueError(
+      f"A tower {dim} wide is not of CLIP's family: its heads are {HEAD_WIDTH}."
+    )
+  return dim // HEAD_WIDTH
 
 
 def text_tower(state: _keys.State) -> Params:
@@ -125,10 +151,10 @@ def text_tower(state: _keys.State) -> Params:
   encoder = clip.Encoder(weights="", merges="", **fields)
   words = jax.ShapeDtypeStruct((1, encoder.length), jnp.int32)
   wanted = jax.eval_shape(encoder.init, jax.random.key(0), words)["params"]
-  return _keys.tree(_unpack(state), RULES, DROPS, wanted, WHERE)
+  return _keys.tree(unpack(state), RULES, DROPS, wanted, WHERE)
 
 
-def _unpack(state: _keys.State) -> dict[str, Any]:
+def unpack(state: _keys.State) -> dict[str, Any]:
   """OpenAI's [3d d] projections as query, key and value, in that order."""
   unpacked = {}
   for key, tensor in state.items():

@@ -12,6 +12,7 @@ Its numbers compare with its own numbers only.
 """
 
 import functools
+import hashlib
 import itertools
 import pathlib
 import re
@@ -26,6 +27,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
+from vq_jax.features import Features, _frozen
 from vq_jax.types import Array, Key, Params
 
 NAME = "emoji"
@@ -132,6 +134,31 @@ def tokenize(captions: Sequence[str]) -> np.ndarray:
     tokens = [_bucket(piece) for piece in _pieces(caption)]
     row[: len(tokens)] = tokens
   return ids
+
+
+def extractor(weights: str = "") -> Features:
+  """The network; its captions have at most 80 bytes.
+
+  Args:
+    weights: not looked at, for they are shipped.
+
+  Raises:
+    ValueError: the file is missing, damaged, or of another layout.
+  """
+  del weights
+  params = load()
+
+  def run(params: Params, images: Array) -> dict[str, Array]:
+    features, embedding = image_features(params, images / 255.0)
+    return {"pool": features, "embedding": embedding}
+
+  source = {
+    "file": WEIGHTS.name,
+    "sha256": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest(),
+  }
+  images = _frozen.of_images(run, params)
+  texts = functools.partial(text_embedding, params)
+  return Features(NAME, _frozen.digest(params), source, images, texts)
 
 
 def load(path: str | pathlib.Path = WEIGHTS) -> Params:

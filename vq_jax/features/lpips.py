@@ -3,7 +3,8 @@
 Zhang et al. 2018, arXiv:1801.03924, version 0.1 with the VGG16 trunk. A file
 of weights, .npz or .safetensors, holds for the 13 convolutions
 `conv1_1/kernel` [3 3 3 64], `conv1_1/bias` [64], ... `conv5_3/bias` [512], and
-for the 5 heads `lin0` [64] ... `lin4` [512], all float32.
+for the 5 heads `lin0` [64] ... `lin4` [512], all float32. `--mode=convert
+--family=lpips` writes such a file.
 """
 
 import pathlib
@@ -14,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from vq_jax.types import Array
+from vq_jax.features import Features, _frozen
+from vq_jax.types import Array, Params
+
+NAME = "lpips"
+TRUNK, HEADS = "vgg16-397923af.pth", "vgg.pth"
+SOURCE = (
+  f"{TRUNK} of torchvision and the heads {HEADS} (weights/v0.1) of the authors'"
+  " PerceptualSimilarity"
+)
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _DEPTHS = (2, 2, 3, 3, 3)
@@ -44,11 +53,47 @@ def shapes() -> dict[str, tuple[int, ...]]:
   return layout
 
 
+def extractor(weights: str) -> Features:
+  """The network for LPIPS, and for nearest neighbours by it.
+
+  `images` gives `embedding` as "pool". Images have 16 pixels a side or more.
+
+  Args:
+    weights: see `load`.
+
+  Raises:
+    FileNotFoundError: there is none; says which files to get and what to run.
+    ValueError: it holds something else.
+  """
+  params = load(weights)
+
+  def embed(params: Params, images: Array) -> dict[str, Array]:
+    return {"pool": embedding(params, _signed(images))}
+
+  def compare(params: Params, x: Array, y: Array) -> Array:
+    return distance(params, _signed(x), _signed(y))
+
+  path = pathlib.Path(weights)
+  return Features(
+    NAME,
+    _frozen.digest(params),
+    _frozen.provenance(path if path.is_dir() else path.parent),
+    images=_frozen.of_images(embed, params),
+    distances=_frozen.of_images(compare, params),
+  )
+
+
+def _signed(images: Array) -> Array:
+  """uint8 -> [-1, 1]."""
+  return images / 127.5 - 1.0
+
+
 def load(path: str | pathlib.Path) -> dict[str, Array]:
   """Reads the weights for `distance`.
 
   Args:
-    path: a .npz or .safetensors file; see the module for its layout.
+    path: the directory that `--mode=convert --family=lpips` wrote, or a .npz or
+      .safetensors file; see the module for its layout.
 
   Returns:
     A flat dict of float32 arrays with the keys of `shapes`.
@@ -58,12 +103,13 @@ def load(path: str | pathlib.Path) -> dict[str, Array]:
     ValueError: the suffix is unknown, or a tensor is missing, is of another
       shape, or is not part of the layout.
   """
+  named = str(path)
   path = pathlib.Path(path)
+  if named and path.is_dir():
+    path = path / _frozen.PARAMS
   if not path.is_file():
-    raise FileNotFoundError(
-      f"There are no LPIPS weights at {path}. Convert the official VGG16"
-      " weights first; the layout is described in vq_jax/features/lpips.py."
-    )
+    src = f"{TRUNK} --option=heads={HEADS}"
+    raise FileNotFoundError(_frozen.missing(named, NAME, SOURCE, src))
   if path.suffix not in _READERS:
     raise ValueError(f"{path}: weights are read from {', '.join(_READERS)}.")
   tensors = _READERS[path.suffix](path)

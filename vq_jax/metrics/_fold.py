@@ -1,12 +1,15 @@
 """What the folds share: reading a batch without its padding, running sums.
 
 States live on the host in float64, so that a result does not depend on how
-the examples were cut into batches.
+the examples were cut into batches. Rows of arrays that are split over devices
+and hosts are fetched: every host has the same state and the same result.
 """
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from vq_jax.types import Batch
 
@@ -27,13 +30,13 @@ def present(batch: Batch, *keys: str) -> dict[str, np.ndarray]:
   Raises:
     ValueError: none of the keys is there, or the batch sizes disagree.
   """
-  found = {key: np.asarray(batch[key]) for key in keys if key in batch}
+  found = {key: _local(batch[key]) for key in keys if key in batch}
   if not found:
     raise ValueError(
       f"The batch has none of {', '.join(keys)}; it has {sorted(batch)}."
     )
   if "mask" in batch:
-    found["mask"] = np.asarray(batch["mask"], dtype=bool)
+    found["mask"] = _local(batch["mask"]).astype(bool)
   if len({len(array) for array in found.values()}) > 1:
     sizes = {key: len(array) for key, array in found.items()}
     raise ValueError(f"The batch sizes disagree: {sizes}.")
@@ -50,6 +53,13 @@ def rows(batch: Batch, *keys: str) -> tuple[np.ndarray, ...]:
     )
   found = present(batch, *keys)
   return tuple(found[key] for key in keys)
+
+
+def _local(array: np.ndarray | jax.Array) -> np.ndarray:
+  """The whole array on this host; every host must ask."""
+  if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    array = multihost_utils.process_allgather(array, tiled=True)
+  return np.asarray(array)
 
 
 def images(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +89,15 @@ def finite(name: str, array: np.ndarray) -> np.ndarray:
   if array.ndim != 2 or not np.isfinite(array).all():
     raise ValueError(f"{name} must be finite and [b d]; got {array.shape}.")
   return array
+
+
+def unit(name: str, x: np.ndarray) -> np.ndarray:
+  """x / |x| in float64, [b e]; ValueError if a row is zero."""
+  x = finite(name, x)
+  norm = np.linalg.norm(x, axis=1, keepdims=True)
+  if not norm.all():
+    raise ValueError(f"{name} has a zero row: it has no direction.")
+  return x / norm
 
 
 def count_ids(ids: np.ndarray, vocab_size: int) -> np.ndarray:

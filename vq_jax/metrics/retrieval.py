@@ -44,8 +44,8 @@ def update(state: State, batch: Batch) -> State:
   if image.shape != text.shape:
     raise ValueError(f"Embeddings differ: {image.shape} and {text.shape}.")
   return State(
-    (*state.image, _unit(NEEDS[0], image)),
-    (*state.text, _unit(NEEDS[1], text)),
+    (*state.image, _fold.unit(NEEDS[0], image)),
+    (*state.text, _fold.unit(NEEDS[1], text)),
   )
 
 
@@ -85,12 +85,3 @@ def _ranks(image: np.ndarray, text: np.ndarray) -> np.ndarray:
     equal = (np.abs(similarity - own) <= _TIE).sum(axis=1)  # Itself as well.
     ranks[i : i + _ROWS] = better + (1 + equal) / 2
   return ranks
-
-
-def _unit(name: str, x: np.ndarray) -> np.ndarray:
-  """x / |x| in float64, [b e]; ValueError if a row is zero."""
-  x = _fold.finite(name, x)
-  norm = np.linalg.norm(x, axis=1, keepdims=True)
-  if not norm.all():
-    raise ValueError(f"{name} has a zero row: it has no direction.")
-  return x / norm

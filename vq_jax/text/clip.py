@@ -96,42 +96,56 @@ class Encoder(nn.Module):
     )
     places = self.param("positions", NORMAL, (self.length, self.dim))
     x = tokens(words).astype(self.dtype) + places.astype(self.dtype)
-    blocks = nn.scan(
-      Block,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      length=self.layers,
-    )
-    x, _ = blocks(self.heads, self.dtype, name="blocks")(x)
+    x, _ = blocks(self.layers, self.heads, self.dtype)(x)
     # Rounded to the compute type, as the stream that it leaves.
-    x = _norm("norm")(x).astype(self.dtype).astype(jnp.float32)
+    x = norm("norm")(x).astype(self.dtype).astype(jnp.float32)
     if self.normalize:
       x /= jnp.linalg.norm(x, axis=-1, keepdims=True)
     return x
 
 
 class Block(nn.Module):
-  """Pre-norm residual block: causal self-attention, then an MLP."""
+  """Pre-norm residual block: self-attention, then an MLP.
+
+  Attributes:
+    heads: attention heads.
+    dtype: what is computed in, norms and softmax apart.
+    causal: a token sees none behind it.
+  """
 
   heads: int
   dtype: Any
+  causal: bool
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, None]:
     """[b m d] -> [b m d], and the None that a scan wants."""
     width = x.shape[-1]
     dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=NORMAL)
-    y = _norm("attention_norm")(x)
+    y = norm("attention_norm")(x)
     qkv = (dense(width, name=name)(y) for name in ("query", "key", "value"))
     heads = functools.partial(
       einops.rearrange, pattern="b m (a d) -> b m a d", a=self.heads
     )
-    y = attend(*map(heads, qkv), causal=True)
+    y = attend(*map(heads, qkv), causal=self.causal)
     y = einops.rearrange(y, "b m a d -> b m (a d)")
     x += dense(width, name="out")(y)
-    y = dense(4 * width, name="up")(_norm("mlp_norm")(x))
+    y = dense(4 * width, name="up")(norm("mlp_norm")(x))
     y *= jax.nn.sigmoid(1.702 * y)  # CLIP's approximate GELU.
     return x + dense(width, name="down")(y), None
+
+
+def blocks(
+  layers: int, heads: int, dtype: Any = "float32", causal: bool = True
+) -> nn.Module:
+  """`layers` blocks in a row, their weights stacked on axis 0."""
+  scan = nn.scan(
+    Block,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    length=layers,
+  )
+  return scan(heads, dtype, causal, name="blocks")
 
 
 def load(encoder: Encoder) -> Params:
@@ -190,7 +204,7 @@ def _check(
     raise ValueError(f"{path} does not fit this encoder: {'; '.join(faults)}.")
 
 
-def _norm(name: str) -> nn.LayerNorm:
+def norm(name: str) -> nn.LayerNorm:
   """LayerNorm in float32, two-pass variance, eps 1e-5."""
   return nn.LayerNorm(
     epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name=name

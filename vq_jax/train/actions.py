@@ -12,7 +12,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from PIL import Image
 
-from vq_jax import pictures, pipeline, plugins, weights
+from vq_jax import pictures, pipeline, plugins
 from vq_jax.system import build_system
 from vq_jax.train import (
   checkpoint,
@@ -23,6 +23,8 @@ from vq_jax.train import (
   layout,
   levels,
   loop,
+  protocols,
+  row,
   warm,
 )
 from vq_jax.train.log import Log
@@ -223,19 +225,24 @@ def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
 
 
 def evaluate(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
-  """Writes metrics.json and prints it."""
+  """Writes metrics.json of a run, and prints it.
+
+  Raises:
+    ValueError: a protocol is asked for, and the run draws no samples.
+  """
+  if config["stage"] != "prior" and config["evaluate"].get("protocol"):
+    raise ValueError(
+      "Protocols are of samples; this run is of config.stage ="
+      f" {config['stage']!r}: leave config.evaluate.protocol empty."
+    )
+  config = protocols.applied(config)
   step, params = load(config, workdir, mesh)
   if config["stage"] == "prior":
     codes.adopt_tokenizer(config, workdir)
   local = frozen.local_paths(config, workdir)
   local = levels.known(local, workdir, step, params)
   numbers = stage(config).measure(local, workdir, mesh, params)
-  row = {"step": step, **numbers}
-  weights.write_json(workdir / "metrics.json", row)
-  width = max(map(len, row))
-  for name, value in row.items():
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
-    print(f"{name:<{width}}  {text}")
+  row.write(workdir, {"step": step, **numbers})
 
 
 def describe(config: Config, mesh: Mesh) -> None:

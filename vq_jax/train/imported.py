@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vq_jax import plugins, weights
 from vq_jax.types import Params
 
-PROVENANCE = "provenance.json"
+PROVENANCE = weights.PROVENANCE
 
 
 def convert(
@@ -21,7 +21,8 @@ def convert(
 
   A tokenizer becomes an exported part, which `pipeline.load_tokenizer` reads;
   a prior has the sections `net` and `prior`. `config.init_from=dst` starts a
-  run from either. A text tower's params.safetensors is for config.text.weights.
+  run from either. A text tower's params.safetensors is for config.text.weights;
+  a network that measures goes into a directory of config.evaluate.weights.
 
   Args:
     family: a file of vq_jax/convert, which tells the layout.
@@ -53,13 +54,10 @@ def convert(
     raise ValueError(str(error)) from error
   if "tokenizer" in config:
     config, params = config["tokenizer"], params["tokenizer"]
-  with open(src, "rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
   source = {
     "family": family,
-    "file": pathlib.Path(src).name,
-    "sha256": digest,
-    "options": given,
+    **_fingerprint(pathlib.Path(src)),
+    "options": {key: _recorded(value) for key, value in given.items()},
   }
   weights.write_json(target / PROVENANCE, source)
   weights.save_part(target, config, params)
@@ -72,6 +70,19 @@ def exported(directory: pathlib.Path) -> Params | None:
   if not (directory / "params.safetensors").is_file():
     return None
   return weights.load_part(directory)[1]
+
+
+def _fingerprint(path: pathlib.Path) -> dict[str, str]:
+  """Name and SHA-256 of a file."""
+  with open(path, "rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  return {"file": path.name, "sha256": digest}
+
+
+def _recorded(value: object) -> object:
+  """An option as provenance.json tells it: of a file its fingerprint too."""
+  path = pathlib.Path(value) if isinstance(value, str) else None
+  return _fingerprint(path) if path and path.is_file() else value
 
 
 def _option(text: str) -> tuple[str, object]:

@@ -1,21 +1,18 @@
 """The training images nearest to samples: numbers, and a picture."""
 
-import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 
 from vq_jax import evaluate, pictures, pipeline, plugins
-from vq_jax.features import lpips
+from vq_jax.features import Features, lpips
 from vq_jax.metrics import neighbours
-from vq_jax.types import Array, Batch
+from vq_jax.types import Batch
 
 Source = Sequence[Mapping[str, Any]]
-Features = Callable[[Array], Array]
 ROWS = 12  # Samples in neighbours.png.
 
 
@@ -56,7 +53,7 @@ def measure(
   samples: Sequence[np.ndarray],
   data: Mapping[str, Any],
   workdir: pathlib.Path,
-  extractor: Any,
+  network: Features,
   batch: int,
 ) -> dict[str, float]:
   """Median distances to the nearest training image.
@@ -71,13 +68,14 @@ def measure(
     samples: uint8 images [h w c].
     data: section of the source of the images that were trained on.
     workdir: where the picture goes.
-    extractor: a module of `vq_jax.features`.
+    network: what measures distances, unless the options name LPIPS.
     batch: images at a time.
 
   Returns:
     <features>_nearest_distance and <features>_nearest_distance_of_validation.
   """
-  name, features = _features(options, extractor)
+  if options.lpips_weights:
+    network = lpips.extractor(options.lpips_weights)
   train, validation = (
     plugins.build("data", "source", data, "the data of the tokens", split)
     for split in ("train", "validation")
@@ -87,10 +85,10 @@ def measure(
   for source in (drawn, validation):
     state = neighbours.init(options.k, squared=bool(options.lpips_weights))
     limit = options.samples
-    for rows in _rows("fake", features, source, batch, limit):
+    for rows in _rows("fake", network, source, batch, limit):
       state = neighbours.update(state, rows)
     states.append(state)
-  for rows in _rows("real", features, train, batch):
+  for rows in _rows("real", network, train, batch):
     states = [neighbours.update(state, rows) for state in states]
   picture = draw(samples[:ROWS], train, states[0])
   Image.fromarray(picture).save(workdir / "neighbours.png")
@@ -98,7 +96,7 @@ def measure(
   sheet = pictures.grid(np.stack(samples[: columns**2]), columns)
   Image.fromarray(sheet).save(workdir / "measured.png")
   medians = [neighbours.compute(s)["nearest_distance"] for s in states]
-  key = f"{name}_nearest_distance"
+  key = f"{network.name}_nearest_distance"
   return dict(zip((key, f"{key}_of_validation"), medians, strict=True))
 
 
@@ -116,25 +114,14 @@ def draw(
   return pictures.labelled(np.stack(images), labels, columns, scale)
 
 
-def _features(options: Options, extractor: Any) -> tuple[str, Features]:
-  """Name, and images [b h w c] in [0, 1] -> features [b d]."""
-  if options.lpips_weights:
-    params = lpips.load(options.lpips_weights)
-    embed = jax.jit(lambda p, x: lpips.embedding(p, 2.0 * x - 1.0))
-    return "lpips", functools.partial(embed, params)
-  embed = jax.jit(lambda p, x: extractor.image_features(p, x)[0])
-  name = extractor.__name__.rpartition(".")[2]
-  return name, functools.partial(embed, extractor.load())
-
-
 def _rows(
   kind: str,
-  features: Features,
+  network: Features,
   source: Source,
   batch: int,
   limit: int | None = None,
 ) -> Iterator[dict]:
   """Batches of <kind>_features, mask."""
   for rows in evaluate.originals(source, batch, limit):
-    found = np.asarray(features(rows["real"]))
-    yield {f"{kind}_features": found, "mask": rows["mask"]}
+    found = network.images(pipeline.to_uint8(rows["real"]))["pool"]
+    yield {f"{kind}_features": np.asarray(found), "mask": rows["mask"]}

@@ -19,6 +19,7 @@ from vq_jax.system import (
   init_system,
 )
 from vq_jax.train import (
+  compare,
   embeddings,
   frozen,
   layout,
@@ -26,6 +27,7 @@ from vq_jax.train import (
   neighbours,
   optimizer,
   quality,
+  row,
 )
 from vq_jax.train.request import Requests, Worded, read_tokens, worded
 from vq_jax.train.sampling import (
@@ -232,12 +234,14 @@ def initial(config: Config) -> Callable[[Key], Params]:
 def measure(
   config: Config, workdir: pathlib.Path, mesh: Mesh, params: Params
 ) -> dict[str, float]:
-  """Bits per token and dimension; how samples compare with training images."""
+  """Bits per token and dimension; how samples compare with images."""
   system = build_system(config)
   prior = pipeline.build_prior(config["prior"])
   params = params | frozen.load(system)
   validation = worded(config, "validation", system.text)
-  neighbours.options(config["evaluate"])  # Refuses before hours of sampling.
+  # Both refuse before hours of sampling.
+  neighbours.options(config["evaluate"])
+  networks = compare.load(config["evaluate"])
   ids = validation.source.columns["ids"]
   every = scores(config, system, prior, validation, params)
   numbers = likelihood.of_prior(config, workdir, ids, every)
@@ -245,14 +249,9 @@ def measure(
   section = config["sample"]
   layout.check_batch(section["batch"], mesh, "config.sample.batch")
   images = make_painter(config, workdir, mesh, system, prior, params)
-  numbers |= quality.measure(config, workdir, system, images)
-  context = {"samples": section["count"], "sampler": config["sampler"]["name"]}
-  context |= {key: section[key] for key in ("guidance", "temperature")}
-  for key, value in config["sampler"].items():
-    if key != "name":  # A row of numbers and words has no lists.
-      told = str(value) if isinstance(value, (list, tuple)) else value
-      context[f"sampler_{key}"] = told
-  return numbers | context | network_calls(config, system, prior, params)
+  numbers |= quality.measure(config, workdir, system, images, networks)
+  calls = network_calls(config, system, prior, params)
+  return numbers | row.drawing(config) | calls
 
 
 def _init(

@@ -1,14 +1,13 @@
 """How samples compare with the data: as images by features, text by words."""
 
-import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vq_jax import evaluate, plugins
-from vq_jax.data import tokens
+from vq_jax import evaluate
+from vq_jax.features import Features
 from vq_jax.system import System
-from vq_jax.train import neighbours
+from vq_jax.train import compare, protocols
 from vq_jax.train.request import Requests, read_tokens
 from vq_jax.train.sampling import exported
 from vq_jax.types import Batch
@@ -18,27 +17,44 @@ Painter = Callable[[Requests, int], Iterator[Batch]]
 
 
 def measure(
-  config: Config, workdir: pathlib.Path, system: System, images: Painter
-) -> dict[str, float]:
+  config: Config,
+  workdir: pathlib.Path,
+  system: System,
+  images: Painter,
+  networks: Sequence[Features],
+) -> dict[str, Any]:
   """Numbers of config.sample.count samples; of text more, and of captions.
 
   Args:
-    config: of a prior. Without config.evaluate.features, pictures are not
-      looked at, and a line says so.
+    config: of a prior.
     workdir: its run.
     system: what the samples are asked for.
     images: from `sampling.make_painter`.
+    networks: from `compare.load`. Without any, pictures are not looked at, and
+      a line says so.
   """
-  # Asked as the training images are, in an order that depends on the seed.
-  train = Requests(config, system, "train", shuffle=True)
+  # Asked as the images are that they are compared with, in an order that
+  # depends on the seed.
+  split = protocols.of(config).split
+  asks = Requests(config, system, split, shuffle=True)
   numbers: dict[str, float] = {}
   blank = getattr(exported(workdir / "tokenizer"), "blank", None)
   if blank is not None:
-    numbers |= _words(config, images(train, config["sample"]["count"]), blank)
-  if not config["evaluate"]["features"]:
+    numbers |= _words(config, images(asks, config["sample"]["count"]), blank)
+  if not networks:
     print("config.evaluate.features is empty: no picture is compared.")
     return numbers
-  return numbers | _pictures(config, workdir, system, images, train)
+  count = config["sample"]["count"]
+  numbers |= compare.measure(
+    config,
+    workdir,
+    networks,
+    images(asks, count),
+    count,
+    str(workdir),
+    captions=bool(asks.captions),
+  )
+  return numbers | _agreement(config, system, images, networks)
 
 
 def _words(
@@ -59,40 +75,22 @@ def _words(
   return numbers | {f"{key}_of_validation": natural[key]}
 
 
-def _pictures(
-  config: Config,
-  workdir: pathlib.Path,
-  system: System,
-  images: Painter,
-  train: Requests,
+def _agreement(
+  config: Config, system: System, images: Painter, networks: Sequence[Features]
 ) -> dict[str, float]:
-  """Distances of features, nearest training images, agreement with captions."""
-  section, size = config["evaluate"], config["sample"]["batch"]
-  near = neighbours.options(section)
-  name = section["features"]
-  extractor = plugins.resolve("features", name)
-  manifest = tokens.read_manifest(config["data"]["path"])
-  real = plugins.build(
-    "data", "source", manifest["data"], "the data of the tokens", "train"
-  )
-  agreement = section["agreement"] if system.text else ()
-  asks = {split: Requests(config, system, split) for split in agreement}
-  kept: list = []
-  drawn = images(train, config["sample"]["count"])
-  fakes = neighbours.keep(drawn, kept, near.samples)
-  batches = itertools.chain(
-    evaluate.featured(evaluate.originals(real, size), extractor, ("real",)),
-    evaluate.featured(fakes, extractor, ("fake",)),
-  )
-  quality = evaluate.fold({"frechet": {}, "prdc": {}}, batches)
-  numbers = {f"{name}_{key}": value for key, value in quality.items()}
-  numbers |= neighbours.measure(
-    near, kept, manifest["data"], workdir, extractor, size
-  )
+  """How samples agree with the captions of config.evaluate.agreement."""
+  readers = [network for network in networks if network.texts]
+  splits = config["evaluate"]["agreement"] if system.text else ()
+  if splits and not readers:
+    print("No network reads captions: agreement with them is left out.")
+    return {}
+  asks = {split: Requests(config, system, split) for split in splits}
+  numbers: dict[str, float] = {}
   for split, requests in asks.items():
+    looks = [
+      evaluate.Look(network, evaluate.start({"retrieval": {}}))
+      for network in readers
+    ]
     fakes = images(requests, len(requests.captions))
-    found = evaluate.fold(
-      {"retrieval": {}}, evaluate.featured(fakes, extractor, ("fake",))
-    )
-    numbers |= {f"{name}_{split}_{k}": v for k, v in found.items()}
+    numbers |= evaluate.seen(evaluate.look(looks, fakes, ("fake",)), split)
   return numbers

@@ -2,7 +2,8 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,9 +14,9 @@ from jax.sharding import Mesh
 
 from vq_jax import evaluate, pictures, pipeline, plugins
 from vq_jax.data import _loader
-from vq_jax.features import lpips
+from vq_jax.features import Features, lpips
 from vq_jax.tokenizer import _gumbel, losses, quantize
-from vq_jax.train import _adversary, codebook, optimizer
+from vq_jax.train import _adversary, codebook, compare, optimizer
 from vq_jax.train.task import State, Task, apply_gradients, new_state
 from vq_jax.types import Array, Batch, Key, Metrics, Params
 
@@ -191,28 +192,43 @@ def measure(
   source = plugins.build(
     "data", "source", config["data"], "config.data", "validation"
   )
-  name = config["evaluate"]["features"]
-  extractor = plugins.resolve("features", name)
+  networks = compare.load(config["evaluate"])
   batch = config["evaluate"]["batch"]
-  real = evaluate.fold(
-    {"retrieval": {}},
-    evaluate.featured(evaluate.originals(source, batch), extractor, ("real",)),
-  )
-  metrics = {metric: {} for metric in (*EVALUATED, "ssim", "frechet")}
-  metrics |= {"retrieval": {}, "codebook": {"vocab_size": tokenizer.vocab_size}}
-  numbers = evaluate.fold(
-    metrics,
-    evaluate.featured(
-      evaluate.reconstructions(tokenizer, params, source, batch),
-      extractor,
-      ("real", "fake"),
-    ),
-  )
-  numbers[f"{name}_rfd"] = numbers.pop("fd")
-  for key in real:
-    numbers[f"{name}_{key}"] = numbers.pop(key)
-    numbers[f"{name}_{key}_of_originals"] = real[key]
-  return numbers
+  looks = _looks(networks, _captioned)
+  looks = evaluate.look(looks, evaluate.originals(source, batch), ("real",))
+  originals = evaluate.seen(looks)
+  metrics = {metric: {} for metric in (*EVALUATED, "ssim")}
+  metrics["codebook"] = {"vocab_size": tokenizer.vocab_size}
+  states, looks = evaluate.start(metrics), _looks(networks, _paired)
+  for rows in evaluate.reconstructions(tokenizer, params, source, batch):
+    states = evaluate.feed(states, [rows])
+    looks = evaluate.look(looks, [rows], ("real", "fake"))
+  numbers = evaluate.finish(states) | evaluate.seen(looks)
+  numbers |= {f"{key}_of_originals": originals[key] for key in originals}
+  # Of reconstructions it is called rFID.
+  numbers = {re.sub("_fd$", "_rfd", key): numbers[key] for key in numbers}
+  told = {"split": "validation", "reference_images": len(source)}
+  return numbers | told | compare.told(networks)
+
+
+def _captioned(network: Features) -> Sequence[str]:
+  """Metrics of images and their captions."""
+  return ("retrieval",) if network.texts else ()
+
+
+def _paired(network: Features) -> Sequence[str]:
+  """Metrics of images and their reconstructions."""
+  return ("lpips",) if network.distances else ("frechet", *_captioned(network))
+
+
+def _looks(
+  networks: Sequence[Features], metrics: Callable[[Features], Sequence[str]]
+) -> list[evaluate.Look]:
+  """Networks, each with fresh metrics."""
+  return [
+    evaluate.Look(one, evaluate.start({name: {} for name in metrics(one)}))
+    for one in networks
+  ]
 
 
 def _init(
