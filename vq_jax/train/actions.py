@@ -230,7 +230,8 @@ def evaluate(config: Config, workdir: pathlib.Path, mesh: Mesh) -> None:
   Raises:
     ValueError: a protocol is asked for, and the run draws no samples.
   """
-  if config["stage"] != "prior" and config["evaluate"].get("protocol"):
+  asked = config.get("evaluate", {}).get("protocol")
+  if asked and config["stage"] != "prior":
     raise ValueError(
       "Protocols are of samples; this run is of config.stage ="
       f" {config['stage']!r}: leave config.evaluate.protocol empty."
